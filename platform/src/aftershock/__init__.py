@@ -1,0 +1,3 @@
+"""aftershock: the honest chaos gate."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,46 @@
+"""The process environment, read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where aftershock keeps state and finds its servers."""
+
+    state_home: Path  # $XDG_STATE_HOME
+    kubeconfig: str | None  # $KUBECONFIG, as given
+    graph_url: str | None  # $AFTERSHOCK_GRAPH: a path or bolt://...; None means <reports>/graph.lbug
+    no_color: bool
+
+    @property
+    def state_folder(self) -> Path:
+        """Folder of the undo journal; created on demand with mode 0700."""
+        return self.state_home / "aftershock"
+
+    @property
+    def pocketkube_folder(self) -> Path:
+        """Folder in which pocketkube keeps one folder per cluster of this user."""
+        return self.state_home / "pocketkube"
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Settings from an environment mapping."""
+    home = environment.get("XDG_STATE_HOME") or str(Path(environment.get("HOME", "~")).expanduser() / ".local/state")
+    return Settings(
+        state_home=Path(home),
+        kubeconfig=environment.get("KUBECONFIG") or None,
+        graph_url=environment.get("AFTERSHOCK_GRAPH") or None,
+        no_color=bool(environment.get("NO_COLOR")),
+    )
+
+
+@cache
+def settings() -> Settings:
+    """Settings of this process."""
+    return read(os.environ)
