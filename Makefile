@@ -1,0 +1,47 @@
+# Everything a contributor or a pipeline calls. `make` alone lists the targets.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
+
+setup: $(READY) ## make .venv with exactly what requirements.lock names
+
+# uv installs the locked set in seconds where pip takes a minute; it lives in the environment it fills.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is `$(PYTHON) -V 2>&1`, aftershock needs 3.11 or newer" >&2; \
+	    echo "hint: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)-tools || \
+	  { echo "hint: install your system's venv package (python3-venv on Debian and Ubuntu)" >&2; exit 1; }
+	@$(VENV)-tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(VENV)-tools/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	@$(VENV)-tools/bin/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: $(READY) ## pass the tests
+	$(BIN)/pytest -q
+
+check: $(READY) ## format, lint, types and the walls between packages
+	$(BIN)/ruff format --check platform
+	$(BIN)/ruff check platform
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff format and fix
+	$(BIN)/ruff format platform
+	$(BIN)/ruff check --fix platform
+
+lock: $(READY) ## write requirements.lock anew from pyproject.toml
+	$(VENV)-tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
+
+clean: ## remove what set-up and tools made
+	rm -rf $(VENV) $(VENV)-tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
