@@ -94,7 +94,9 @@ class Slo:
 
     def describe(self) -> str:
         """`checkout success_ratio >= 0.99 in fault`."""
-        return f"{self.journey} {self.indicator} {'>=' if self.min is not None else '<='} {self.bound:g} in {self.window}"
+        return (
+            f"{self.journey} {self.indicator} {'>=' if self.min is not None else '<='} {self.bound:g} in {self.window}"
+        )
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,9 @@ class _Reader:
         while where and where not in self.lines:
             where = where[:-1]
         dotted = ".".join(str(part) for part in at)
-        return BadExperiment(f"{self.path}:{self.lines.get(where, 1)}: {dotted + ': ' if dotted else ''}{message}", hint=hint)
+        return BadExperiment(
+            f"{self.path}:{self.lines.get(where, 1)}: {dotted + ': ' if dotted else ''}{message}", hint=hint
+        )
 
     def read(self) -> Experiment:
         document = self.document
@@ -314,7 +318,9 @@ class _Reader:
         except ValidationError as error:
             first = error.errors()[0]
             at = ("extensions", index, *first["loc"])
-            what = {"extra_forbidden": "unknown key", "missing": "is missing and has no default"}.get(first["type"], first["msg"])
+            what = {"extra_forbidden": "unknown key", "missing": "is missing and has no default"}.get(
+                first["type"], first["msg"]
+            )
             raise self.bad(at, what, "docs/experiments.md lists every key") from None
 
     def load_of(self, index: int, model: _LoadModel) -> Load:
@@ -339,7 +345,9 @@ class _Reader:
         if not isinstance(name, str) or not name:
             raise self.bad((*at, "name"), "is missing")
         if tolerance and "tolerance" not in entry:
-            raise self.bad((*at, "tolerance"), "a steady-state probe needs a tolerance", "without one it accepts anything")
+            raise self.bad(
+                (*at, "tolerance"), "a steady-state probe needs a tolerance", "without one it accepts anything"
+            )
         if not isinstance(provider, dict) or provider.get("type") not in ("python", "http", "process"):
             raise self.bad((*at, "provider"), "needs a type: python, http or process")
         arguments = provider.get("arguments") or {}
@@ -362,7 +370,9 @@ class _Reader:
         if experiment.expect == "none" and experiment.actions:
             raise self.bad(("method",), "expect: none is a control run and takes no action")
         if experiment.expect != "none" and not experiment.actions:
-            raise self.bad(("method",), "has no action, so there is no fault to observe", "a control run says expect: none")
+            raise self.bad(
+                ("method",), "has no action, so there is no fault to observe", "a control run says expect: none"
+            )
         if experiment.load.fault_s > experiment.blast_radius.seconds_max:
             raise self.bad(("extensions",), "load.fault_s is longer than blast_radius.seconds_max")
         names = [a.name for a in (*experiment.hypothesis, *experiment.method, *experiment.rollbacks)]
@@ -387,7 +397,10 @@ def load(path: Path) -> Experiment:
     try:
         source = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadExperiment(f"{path}: no such file", hint="give the path of an experiment file, such as experiments/payments-pod-kill.yaml") from None
+        raise BadExperiment(
+            f"{path}: no such file",
+            hint="give the path of an experiment file, such as experiments/payments-pod-kill.yaml",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadExperiment(f"{path}: cannot be read: {error}") from None
     return parse(path, source)

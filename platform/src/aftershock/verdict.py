@@ -162,14 +162,22 @@ def _ok(rule: str, summary: str, evidence: tuple[str, ...] = ()) -> Finding:
 def _targets(seen: Observed) -> list[Finding]:
     if seen.expect == "none":
         if seen.faults:
-            return [_no("targets", f"a control run injected {len(seen.faults)} fault(s)", "remove the action or say expect: fault")]
+            return [
+                _no(
+                    "targets",
+                    f"a control run injected {len(seen.faults)} fault(s)",
+                    "remove the action or say expect: fault",
+                )
+            ]
         return [_ok("control", "control run: nothing was injected")]
     if not seen.faults:
         return [_no("targets", "no fault was requested", "the run stopped before the method, see the other findings")]
     return [
         _ok("targets", f"{f.action} had {f.targets} target(s)", (f.id,))
         if f.targets
-        else _no("targets", f"{f.action} matched nothing", "check namespace and selector with `aftershock check`", (f.id,))
+        else _no(
+            "targets", f"{f.action} matched nothing", "check namespace and selector with `aftershock check`", (f.id,)
+        )
         for f in seen.faults
     ]
 
@@ -179,7 +187,9 @@ def _activities(seen: Observed) -> Finding:
     failed = [a for a in seen.activities if not a.succeeded and not (refused_as_wanted and a.phase == "method")]
     if failed:
         what = "; ".join(f"{a.name}: {a.error or 'failed'}" for a in failed[:3])
-        return _no("activities", f"{len(failed)} of {len(seen.activities)} activities failed: {what}", "see journal.json")
+        return _no(
+            "activities", f"{len(failed)} of {len(seen.activities)} activities failed: {what}", "see journal.json"
+        )
     if not seen.activities:
         return _no("activities", "no activity ran")
     return _ok("activities", f"all {len(seen.activities)} activities did what they should")
@@ -197,7 +207,9 @@ def _steady(seen: Observed) -> Finding:
 def _load(seen: Observed) -> Finding:
     load = seen.load
     if not load.offered or load.scheduled <= 0:
-        return _no("load", f"no load was offered: {load.error or 'nothing was scheduled'}", "check rate, scenario and target")
+        return _no(
+            "load", f"no load was offered: {load.error or 'nothing was scheduled'}", "check rate, scenario and target"
+        )
     missing = (load.scheduled - load.started_on_time) / load.scheduled
     if missing > LATE_RATIO_MAX:
         return _no("load", f"{missing:.1%} of {load.scheduled} scheduled arrivals did not start on time ({load.dropped} dropped)",
@@ -242,15 +254,31 @@ def _slo(measurement: Measurement, proven: bool) -> Finding:
     if measurement.held:
         return finding(Outcome.PASS, text)
     if not proven:
-        return finding(Outcome.INCONCLUSIVE, f"{text}; not proven to be the fault's doing", "see steady_before and load")
+        return finding(
+            Outcome.INCONCLUSIVE, f"{text}; not proven to be the fault's doing", "see steady_before and load"
+        )
     return finding(Outcome.FAIL, text)
 
 
 def _recovery(seen: Observed, proven: bool) -> Finding:
     took, deadline = seen.recovered_s, seen.recovery_deadline_s
     if took is not None and took <= deadline and seen.steady_after:
-        return Finding("recovery", Outcome.PASS, f"recovered {took:.2f} s after the undo", (), None, took, deadline, "s", "recovery")
-    late = f"{took:.2f} s after the undo, deadline {deadline:g} s" if took is not None else f"not seen within {deadline:g} s"
+        return Finding(
+            "recovery",
+            Outcome.PASS,
+            f"recovered {took:.2f} s after the undo",
+            (),
+            None,
+            took,
+            deadline,
+            "s",
+            "recovery",
+        )
+    late = (
+        f"{took:.2f} s after the undo, deadline {deadline:g} s"
+        if took is not None
+        else f"not seen within {deadline:g} s"
+    )
     if took is not None and took <= deadline:
         text = "journeys recovered, but the steady state was not proven afterwards" if seen.steady_after is None else (
             "journeys recovered, but the steady state did not hold afterwards")  # fmt: skip
@@ -264,14 +292,20 @@ def _undo(seen: Observed) -> Finding:
     if seen.undo_pending:
         return _no("undo", f"{seen.undo_pending} fault(s) are not undone", "run `aftershock undo`")
     if not seen.undo_observed:
-        return _no("undo", "the undo was not observed to have worked", "look at the cluster, then run `aftershock undo`")
+        return _no(
+            "undo", "the undo was not observed to have worked", "look at the cluster, then run `aftershock undo`"
+        )
     return _ok("undo", "every fault was undone, and seen to be")
 
 
 def _invariant(seen: Observed, name: str, proven: bool) -> Finding:
     result = next((r for r in seen.invariants if r.name == name), None)
     if result is None or result.checked == 0:
-        return _no("invariants", f"{name} was not checked{': ' + result.summary if result else ''}", "the ledger could not be read")
+        return _no(
+            "invariants",
+            f"{name} was not checked{': ' + result.summary if result else ''}",
+            "the ledger could not be read",
+        )
     if result.outcome is Outcome.FAIL and not proven:
         return _no("invariants", f"{name}: {result.summary}; not proven to be the fault's doing")
     return Finding("invariants", result.outcome, f"{name}: {result.summary}", (f"invariant.{name}",), None,
