@@ -108,12 +108,13 @@ def in_child() -> None:
     The order matters: the kernel forgets the signal when credentials change (user_namespaces(7), prctl(2)).
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0:
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
         if libc.unshare(CLONE_NEWUSER):
             raise OSError(ctypes.get_errno(), "unshare: this system forbids user namespaces")
         Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{NOBODY} 0 1")
-        Path("/proc/self/gid_map").write_text(f"{NOBODY} {os.getegid()} 1")
+        Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1")
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

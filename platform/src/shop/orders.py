@@ -25,7 +25,7 @@ from shop.reconcile import Reconciler, cancel, paid
 from shop.service import Connection, Service, now_us, span_of
 from shop.tracing import Span, traceparent
 
-PAYMENT_TRY_S = 0.6
+PAYMENT_TRY_S = 0.9
 PAYMENT_DEADLINE_S = 1.4  # below the storefront's patience, so that the customer hears what became of the order
 
 
