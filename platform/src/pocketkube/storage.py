@@ -99,8 +99,11 @@ class Store:
         old = self.get(resource, meta.get("namespace"), meta["name"])
         version = meta.get("resourceVersion")
         if check_version and version and version != old["metadata"]["resourceVersion"]:
-            raise Conflict(f'Operation cannot be fulfilled on {resource} "{meta["name"]}": the object has been modified; '
-                           "please apply your changes to the latest version and try again", {"name": meta["name"], "kind": resource})  # fmt: skip
+            what = f'Operation cannot be fulfilled on {resource} "{meta["name"]}": the object has been modified; '
+            raise Conflict(
+                f"{what}please apply your changes to the latest version and try again",
+                {"name": meta["name"], "kind": resource},
+            )
         obj = copy.deepcopy(obj)
         meta = obj["metadata"]
         for name in ("uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp"):

@@ -1,0 +1,88 @@
+"""One request to the API, understood: which resource, which verb, which object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import yaml
+
+from pocketkube.api.resources import Resource, Table
+from pocketkube.errors import BadRequest, NotFound, Unsupported
+
+SUBVERB = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request on a resource; `tail` is what follows .../proxy."""
+
+    resource: Resource
+    verb: str
+    namespace: str | None
+    name: str | None
+    subresource: str | None
+    tail: str
+    query: Mapping[str, str]
+    content_type: str
+    accept: str
+    body: bytes
+
+    @property
+    def dry_run(self) -> bool:
+        """True if nothing may be stored."""
+        return self.query.get("dryRun") == "All"
+
+    def document(self) -> Any:
+        """The body as JSON (or YAML for apply). Raises BadRequest."""
+        try:
+            if "yaml" in self.content_type:
+                return yaml.safe_load(self.body)
+            return json.loads(self.body) if self.body else {}
+        except (ValueError, yaml.YAMLError) as error:
+            raise BadRequest(f"the body is not {self.content_type or 'JSON'}: {error}") from None
+
+
+def parse(table: Table, method: str, path: str, query: bytes, headers: Mapping[str, str], body: bytes) -> Call:
+    """Understand a request under /api/v1 or /apis/G/V. Raises NotFound for unknown paths, Unsupported for unserved verbs."""
+    asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    parts = [unquote(p) for p in path.split("/") if p]
+    if parts[:2] == ["api", "v1"]:
+        group, version, rest = "", "v1", parts[2:]
+    elif parts[0] == "apis" and len(parts) > 3:
+        group, version, rest = parts[1], parts[2], parts[3:]
+    else:
+        raise NotFound(f"the server could not find the requested resource: {path}")
+    namespace = None
+    if rest[:1] == ["namespaces"] and len(rest) > 2 and table.find(group, version, rest[2]):
+        namespace, rest = rest[1], rest[2:]
+    elif rest[:1] == ["namespaces"] and len(rest) > 2 and rest[2] not in ("status", "finalize"):
+        raise Unsupported(f"pocketkube does not serve {rest[2]} of {group or 'core'}/{version}")
+    resource = table.find(group, version, rest[0]) if rest else None
+    if resource is None:
+        raise Unsupported(f"pocketkube does not serve {rest[0] if rest else path} of {group or 'core'}/{version}")
+    name = rest[1] if len(rest) > 1 else None
+    sub = rest[2] if len(rest) > 2 else None
+    verb = _verb(method, name, sub, asked)
+    served = resource.subresources.get(sub, ()) if sub else resource.verbs
+    if verb not in served:
+        raise Unsupported(f"pocketkube does not {verb} {resource.plural}{'/' + sub if sub else ''}")
+    if resource.namespaced and not namespace and verb not in ("list", "watch"):
+        raise BadRequest(f"{resource.plural} are namespaced: a namespace is needed to {verb}")
+    return Call(resource, verb, namespace, name, sub, "/".join(rest[3:]), asked,
+                headers.get("content-type", ""), headers.get("accept", ""), body)  # fmt: skip
+
+
+def _verb(method: str, name: str | None, sub: str | None, query: Mapping[str, str]) -> str:
+    if sub:
+        return SUBVERB.get(method, method.lower())
+    if method == "GET" and query.get("watch") in ("true", "1"):
+        return "watch"
+    if method == "GET":
+        return "get" if name else "list"
+    if method == "DELETE":
+        return "delete" if name else "deletecollection"
+    return SUBVERB.get(method, method.lower())
