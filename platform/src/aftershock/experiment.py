@@ -253,8 +253,10 @@ _TOP_KEYS = frozenset({
 class _Reader:
     """Turns one document into an `Experiment`; every complaint knows its line."""
 
-    def __init__(self, path: Path, document: Any, lines: Mapping[tuple[str | int, ...], int], source: str) -> None:
-        self.path, self.document, self.lines, self.source = path, document, lines, source
+    def __init__(
+        self, path: Path, document: Any, lines: Mapping[tuple[str | int, ...], int], source: str, stored: bool
+    ) -> None:
+        self.path, self.document, self.lines, self.source, self.stored = path, document, lines, source, stored
 
     def bad(self, at: tuple[str | int, ...], message: str, hint: str | None = None) -> BadExperiment:
         where = at
@@ -324,7 +326,7 @@ class _Reader:
             raise self.bad(at, what, "docs/experiments.md lists every key") from None
 
     def load_of(self, index: int, model: _LoadModel) -> Load:
-        scenario = _find(self.path, model.scenario)
+        scenario = Path(model.scenario) if self.stored else _find(self.path, model.scenario)
         if scenario is None:
             raise self.bad(("extensions", index, "load", "scenario"), f"{model.scenario}: no such file",
                            "paths are relative to the project, that is a parent folder of the experiment file")  # fmt: skip
@@ -406,8 +408,11 @@ def load(path: Path) -> Experiment:
     return parse(path, source)
 
 
-def parse(path: Path, source: str) -> Experiment:
-    """Check the text of an experiment; `path` says where it stands and anchors relative paths."""
+def parse(path: Path, source: str, *, stored: bool = False) -> Experiment:
+    """Check the text of an experiment; `path` says where it stands and anchors relative paths.
+
+    `stored` is for the copy in a run folder, whose scenario file need not exist any more.
+    """
     if len(source) > 1_000_000:
         raise BadExperiment(f"{path}: larger than 1 MB")
     loader = _LineLoader(source)
@@ -423,4 +428,4 @@ def parse(path: Path, source: str) -> Experiment:
         raise BadExperiment(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
     finally:
         loader.dispose()
-    return _Reader(path, document, loader.lines, source).read()
+    return _Reader(path, document, loader.lines, source, stored).read()
