@@ -42,7 +42,9 @@ def make(folder: Path, address: str) -> Identity:
                 .serial_number(x509.random_serial_number()).not_valid_before(begun).not_valid_after(begun + VALID))  # fmt: skip
 
     identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
-    usage = dict.fromkeys(("content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False)
+    usage = dict.fromkeys(
+        ("content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+    )
     ca = (
         builder(ca_name, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

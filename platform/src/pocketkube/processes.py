@@ -1,0 +1,126 @@
+"""Processes by (pid, start time), which no other process ever has on this boot: looked at, recorded, ended.
+
+Source: proc(5), `stat` field 22 is the start time in clock ticks since boot, field 6 the session, field 4 the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+COMPACT = 500  # lines of a record after which the dead are dropped
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What /proc says of one process; `state` Z and X are dead."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """False for a zombie."""
+        return self.state not in "ZX"
+
+
+def stat(pid: int) -> Stat | None:
+    """A process, or None if there is none of this number."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    rest = text[text.rindex(")") + 2 :].split()
+    return Stat(pid, rest[0], int(rest[1]), int(rest[3]), int(rest[19]))
+
+
+def everything() -> Iterator[Stat]:
+    """All processes that can be seen."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (found := stat(int(name))) is not None:
+            yield found
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """True if exactly this process runs."""
+    found = stat(pid)
+    return found is not None and found.started == started and found.alive
+
+
+def tree(pid: int) -> list[int]:
+    """The process, what descends from it, and what is in its session."""
+    below: dict[int, list[int]] = {}
+    members = [pid]
+    for found in everything():
+        below.setdefault(found.parent, []).append(found.pid)
+        if found.session == pid and found.pid != pid:
+            members.append(found.pid)
+    for member in members:
+        members += [child for child in below.get(member, []) if child not in members]
+    return members
+
+
+def end(pids: list[int]) -> None:
+    """SIGKILL to each that still exists."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Record:
+    """A file of the processes that a daemon started, one JSON line each, for whoever comes after its death."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._boot = BOOT.read_text().strip()
+        self._lines = 0
+
+    def add(self, pid: int, started: int, name: str) -> None:
+        """Write a process down, at once."""
+        line = json.dumps({"pid": pid, "started": started, "boot": self._boot, "name": name})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+        self._lines += 1
+        if self._lines > COMPACT:
+            self._compact()
+
+    def living(self) -> list[tuple[int, str]]:
+        """(pid, name) of the recorded processes that still run."""
+        found: list[tuple[int, str]] = []
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the last line of a killed writer
+                continue
+            if entry["boot"] == self._boot and is_alive(entry["pid"], entry["started"]):
+                found.append((entry["pid"], entry["name"]))
+        return found
+
+    def sweep(self, deadline_s: float = 5.0) -> list[str]:
+        """End all that still runs and what descends from it; names of what was ended."""
+        ended: list[str] = []
+        deadline = time.monotonic() + deadline_s
+        while (alive := self.living()) and time.monotonic() < deadline:
+            ended += [name for _, name in alive if name not in ended]
+            end([member for pid, _ in alive for member in tree(pid)])
+            time.sleep(0.01)
+        return ended
+
+    def _compact(self) -> None:
+        kept = {pid for pid, _ in self.living()}
+        lines = [line for line in self._path.read_text().splitlines() if json.loads(line)["pid"] in kept]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in lines))
+        partial.replace(self._path)
+        self._lines = len(lines)
