@@ -108,7 +108,8 @@ def _undo_observed(evidence: Json) -> bool:
 
 
 def _activity(stored: Json) -> ActivityResult:
-    return ActivityResult(stored["name"], stored["phase"], stored["status"] == "succeeded", stored["error"], stored["tolerance_met"])  # fmt: skip
+    succeeded = stored["status"] == "succeeded"
+    return ActivityResult(stored["name"], stored["phase"], succeeded, stored["error"], stored["tolerance_met"])
 
 
 def _fault(stored: Json) -> Fault:
@@ -122,7 +123,8 @@ def _fault(stored: Json) -> Fault:
 
 
 def _invariant(stored: Json) -> InvariantResult:
-    return InvariantResult(stored["name"], Outcome(stored["outcome"]), stored["checked"], len(stored["violations"]), stored["summary"])  # fmt: skip
+    outcome = Outcome(stored["outcome"])
+    return InvariantResult(stored["name"], outcome, stored["checked"], len(stored["violations"]), stored["summary"])
 
 
 def write(

@@ -1,0 +1,1 @@
+"""Root causes from observations alone: what was broken is never an input."""

@@ -1,0 +1,117 @@
+"""A case: what was observed of a system around an incident, whatever it came from. All times are Unix seconds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["latency", "errors", "availability", "requests", "resource"]
+
+# Names of metrics in the wild, most telling first.
+_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("availability", r"availab|success|uptime|\bup\b"),
+    ("errors", r"err|fault|fail|5xx|4xx|exception|refus|reset|timeout|drop"),
+    ("latency", r"laten|durat|response|elapsed|\brt\b|(^|[^a-z])p(50|75|90|95|99)([^0-9]|$)"),
+    ("requests", r"request|traffic|workload|through|rps|qps|call|invocation|^count$|load$"),
+)
+
+
+def kind_of(metric: str) -> Kind:
+    """What a metric measures, by its name; whatever has no other name is a resource."""
+    name = metric.lower()
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, name)), "resource")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values over time, ascending; no answer is no value."""
+
+    times: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def between(self, begin: float, end: float) -> list[float]:
+        """Values in [begin, end)."""
+        return [v for t, v in zip(self.times, self.values, strict=True) if begin <= t < end]
+
+
+@dataclass(frozen=True)
+class Disruption:
+    """Something that happened to an entity: a pod of a service ended, a node stopped taking pods, a workload was changed."""
+
+    time: float
+    entity: str
+    what: str
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Impact:
+    """Where users felt it; `start` is None where it must be found."""
+
+    entity: str | None
+    metric: str | None
+    start: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a diagnosis may look at."""
+
+    series: Mapping[tuple[str, str], Series]  # (entity, metric)
+    calls: frozenset[tuple[str, str]]  # (caller, callee)
+    impact: Impact
+    disruptions: Sequence[Disruption] = ()
+    hosts: Mapping[str, frozenset[str]] = field(default_factory=dict)  # node to the services with pods on it
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """Every entity that was observed, sorted."""
+        called = {name for call in self.calls for name in call}
+        return tuple(sorted({e for e, _ in self.series} | called | {d.entity for d in self.disruptions}))
+
+    def of_kind(self, kind: Kind) -> dict[str, dict[str, Series]]:
+        """entity -> metric -> series of one kind."""
+        found: dict[str, dict[str, Series]] = {}
+        for (entity, metric), series in self.series.items():
+            if kind_of(metric) == kind:
+                found.setdefault(entity, {})[metric] = series
+        return found
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate; `path` leads from where it was felt to the candidate."""
+
+    entity: str
+    indicator: str
+    score: float
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Whether `cause` can have caused `effect`: structure, deviation of both, and order in time."""
+
+    cause: str
+    effect: str
+    structure: bool
+    deviation: bool
+    order: bool
+    why: str
+
+    @property
+    def accepted(self) -> bool:
+        """All three tests passed."""
+        return self.structure and self.deviation and self.order
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The answer; `onset` in Unix seconds."""
+
+    verdict: Literal["root_cause", "no_root_cause", "inconclusive"]
+    onset: float | None
+    ranked: tuple[Ranked, ...]
+    edges: tuple[Edge, ...] = ()
