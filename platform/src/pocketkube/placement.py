@@ -91,30 +91,32 @@ def tolerates(tolerations: Iterable[Mapping[str, Any]], taint: Mapping[str, Any]
     return False
 
 
-# Filters: each answers why the node is no place for the pod, or None.
+Reasons = list[str]
+
+# Filters: each answers why the node is no place for the pod; nothing if it is one.
 
 
-def cordoned(pod: Object, node: Node, others: list[Node]) -> str | None:
+def cordoned(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """NodeUnschedulable."""
     taint = {"key": UNSCHEDULABLE, "effect": "NoSchedule"}
     if node.object["spec"].get("unschedulable") and not tolerates(pod["spec"].get("tolerations") or [], taint):
-        return "node(s) were unschedulable"
-    return None
+        return ["node(s) were unschedulable"]
+    return []
 
 
-def tainted(pod: Object, node: Node, others: list[Node]) -> str | None:
+def tainted(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """TaintToleration."""
     for taint in node.taints:
         if taint["effect"] in ("NoSchedule", "NoExecute") and not tolerates(
             pod["spec"].get("tolerations") or [], taint
         ):
-            return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value') or ''}}}"
-    return None
+            return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value') or ''}}}"]
+    return []
 
 
-def unaffine(pod: Object, node: Node, others: list[Node]) -> str | None:
+def unaffine(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """NodeAffinity: nodeSelector and required node affinity."""
-    return None if _required_node(pod, node) else "node(s) didn't match Pod's node affinity/selector"
+    return [] if _required_node(pod, node) else ["node(s) didn't match Pod's node affinity/selector"]
 
 
 def _required_node(pod: Object, node: Node) -> bool:
@@ -145,12 +147,12 @@ def _node_expression(wanted: Mapping[str, Any], has: Mapping[str, str]) -> bool:
     return selectors.expression(wanted, has)
 
 
-def crowded(pod: Object, node: Node, others: list[Node]) -> str | None:
+def crowded(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """NodePorts."""
     wanted = _host_ports(pod)
     if wanted and any(wanted & _host_ports(p) for p in node.pods):
-        return "node(s) didn't have free ports for the requested pod ports"
-    return None
+        return ["node(s) didn't have free ports for the requested pod ports"]
+    return []
 
 
 def _host_ports(pod: Object) -> set[tuple[str, int]]:
@@ -160,36 +162,36 @@ def _host_ports(pod: Object) -> set[tuple[str, int]]:
     }  # fmt: skip
 
 
-def full(pod: Object, node: Node, others: list[Node]) -> str | None:
-    """NodeResourcesFit."""
+def full(pod: Object, node: Node, others: list[Node]) -> Reasons:
+    """NodeResourcesFit: all that lacks."""
     allocatable = node.allocatable()
     if len(node.pods) + 1 > allocatable.get("pods", 110_000) // 1000:
-        return "Too many pods"
+        return ["Too many pods"]
     used: Counter[str] = Counter()
     for p in node.pods:
         used.update(requests(p))
-    for name, asked in sorted(requests(pod).items()):
-        if asked > 0 and used[name] + asked > allocatable.get(name, 0):
-            return f"Insufficient {name}"
-    return None
+    return [
+        f"Insufficient {name}" for name, asked in sorted(requests(pod).items())
+        if asked > 0 and used[name] + asked > allocatable.get(name, 0)
+    ]  # fmt: skip
 
 
-def skewed(pod: Object, node: Node, others: list[Node]) -> str | None:
+def skewed(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """PodTopologySpread with whenUnsatisfiable: DoNotSchedule."""
     for constraint in pod["spec"].get("topologySpreadConstraints") or []:
         if constraint.get("whenUnsatisfiable") == "ScheduleAnyway":
             continue
         key = constraint["topologyKey"]
         if key not in node.labels:
-            return "node(s) didn't match pod topology spread constraints (missing required label)"
+            return ["node(s) didn't match pod topology spread constraints (missing required label)"]
         counts = spread(pod, constraint, others)
         least = min(counts.values(), default=0)
         if len(counts) < (constraint.get("minDomains") or 1):
             least = 0
         itself = int(selectors.of(constraint.get("labelSelector"))(pod))
         if counts.get(node.labels[key], 0) + itself - least > constraint["maxSkew"]:
-            return "node(s) didn't match pod topology spread constraints"
-    return None
+            return ["node(s) didn't match pod topology spread constraints"]
+    return []
 
 
 def spread(pod: Object, constraint: Mapping[str, Any], nodes: list[Node]) -> dict[str, int]:
@@ -218,25 +220,25 @@ def _counts(other: Object, pod: Object) -> bool:
     )  # fmt: skip
 
 
-def disliked(pod: Object, node: Node, others: list[Node]) -> str | None:
+def disliked(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """InterPodAffinity: required affinity and anti-affinity, and the anti-affinity of pods that are there already."""
     for term in _pod_terms(pod, "podAffinity"):
         if term["topologyKey"] not in node.labels:
-            return "node(s) didn't match pod affinity rules"
+            return ["node(s) didn't match pod affinity rules"]
         if not _near(term, pod, node, others):
             nowhere = not any(_selected(term, pod, p) for o in others for p in o.pods)
             if not (nowhere and _selected(term, pod, pod)):
-                return "node(s) didn't match pod affinity rules"
+                return ["node(s) didn't match pod affinity rules"]
     if any(_near(term, pod, node, others) for term in _pod_terms(pod, "podAntiAffinity")):
-        return "node(s) didn't match pod anti-affinity rules"
+        return ["node(s) didn't match pod anti-affinity rules"]
     for other in others:
         for p in other.pods:
             for term in _pod_terms(p, "podAntiAffinity"):
                 key = term["topologyKey"]
                 same = key in node.labels and node.labels[key] == other.labels.get(key)
                 if same and _selected(term, p, pod):
-                    return "node(s) didn't satisfy existing pods anti-affinity rules"
-    return None
+                    return ["node(s) didn't satisfy existing pods anti-affinity rules"]
+    return []
 
 
 def _pod_terms(pod: Object, kind: str) -> list[dict[str, Any]]:
@@ -260,7 +262,7 @@ def _near(term: Mapping[str, Any], pod: Object, node: Node, others: list[Node]) 
     )
 
 
-Filter = Callable[[Object, Node, list[Node]], str | None]
+Filter = Callable[[Object, Node, list[Node]], Reasons]
 FILTERS: tuple[Filter, ...] = (cordoned, tainted, unaffine, crowded, full, skewed, disliked)
 
 
@@ -370,7 +372,7 @@ class Nowhere:
         parts = [f"{self.hopeless} Preemption is not helpful for scheduling"] if self.hopeless else []
         parts += [f"{helped} No preemption victims found for incoming pod"] if helped else []
         of = f"0/{self.nodes} nodes are available:"
-        return f"{of} {reasons}. preemption: {of} {', '.join(parts)}."
+        return f"{of} {reasons}. preemption: {of} {', '.join(sorted(parts))}."
 
 
 _BY_PODS = frozenset({crowded, full, skewed, disliked})  # filters that say yes once other pods are gone
@@ -381,8 +383,8 @@ def place(pod: Object, nodes: list[Node]) -> str | Nowhere:
     fitting, reasons, hopeless = [], Counter[str](), 0
     for node in nodes:
         for check in FILTERS:
-            if (reason := check(pod, node, nodes)) is not None:
-                reasons[reason] += 1
+            if why := check(pod, node, nodes):
+                reasons.update(why)
                 hopeless += check not in _BY_PODS
                 break
         else:

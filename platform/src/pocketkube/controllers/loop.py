@@ -11,10 +11,19 @@ import time
 from collections.abc import Iterable
 
 from pocketkube.controllers.deployment import DeploymentController
+from pocketkube.controllers.disruption import DisruptionController
 from pocketkube.controllers.endpoints import EndpointsController
 from pocketkube.controllers.endpointslice import EndpointSliceController
+from pocketkube.controllers.eviction import TaintEvictionController
+from pocketkube.controllers.garbage import GarbageCollector
+from pocketkube.controllers.namespace import NamespaceController
+from pocketkube.controllers.node import NodeController
+from pocketkube.controllers.podgc import PodGarbageCollector
 from pocketkube.controllers.reconciler import Clock, Context, Key, Reconciler
 from pocketkube.controllers.replicaset import ReplicaSetController
+from pocketkube.controllers.serviceaccount import ServiceAccountController
+from pocketkube.controllers.statefulset import StatefulSetController
+from pocketkube.controllers.volumeclaim import VolumeClaimController
 from pocketkube.scheduler import Scheduler
 from pocketkube.storage import Event, Store
 
@@ -27,8 +36,10 @@ SLICE_S = 0.004  # how long the queue is worked on before other tasks of the eve
 def default(context: Context) -> list[Reconciler]:
     """All controllers; a new kind (jobs, daemonsets, autoscaling) is one line here."""
     return [
-        Scheduler(context), ReplicaSetController(context), DeploymentController(context),
-        EndpointSliceController(context), EndpointsController(context),
+        NamespaceController(context), ServiceAccountController(context), NodeController(context), Scheduler(context),
+        ReplicaSetController(context), DeploymentController(context), StatefulSetController(context), VolumeClaimController(context),
+        EndpointSliceController(context), EndpointsController(context), DisruptionController(context),
+        TaintEvictionController(context), PodGarbageCollector(context), GarbageCollector(context),
     ]  # fmt: skip
 
 

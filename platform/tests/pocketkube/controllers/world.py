@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import selectors
 import time
 from collections.abc import Awaitable, Callable
@@ -193,8 +194,18 @@ def template(labels: dict[str, str], image: str = "aftershock/shop:dev", **spec:
     return {"metadata": {"labels": labels}, "spec": {"containers": [container], **spec}}
 
 
-def live(test: Callable[[World], Awaitable[None]], **settings: Any) -> None:
-    """Run a test in a world of its own, in virtual time; an error that a controller logs fails it unless it asks for errors."""
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+
+def live(test: Callable[[World], Awaitable[None]], *, errors: bool = False, **settings: Any) -> None:
+    """Run a test in a world of its own, in virtual time; an error that a controller logs fails it, unless it is told of them."""
+    logged, log = _Errors(), logging.getLogger("pocketkube.controllers")
 
     async def main() -> None:
         world = World(**settings)
@@ -209,5 +220,10 @@ def live(test: Callable[[World], Awaitable[None]], **settings: Any) -> None:
         except asyncio.CancelledError:
             pass
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(main())
+    log.addHandler(logged)
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())
+    finally:
+        log.removeHandler(logged)
+    assert errors == bool(logged.texts), "\n".join(logged.texts) or "an error should have been logged"
