@@ -8,6 +8,10 @@ PocketError
 │   ├── Expired             410
 │   ├── Invalid             422 (names the field)
 │   ├── BadRequest          400
+│   ├── Unauthorized        401
+│   ├── Forbidden           403
+│   ├── UnsupportedMediaType 415
+│   ├── ServiceUnavailable  503
 │   ├── TooManyRequests     429 (a disruption budget says no)
 │   └── Unsupported         501 (names the verb)
 ├── ImageUnknown        no program for this image
@@ -87,6 +91,24 @@ class Unauthorized(ApiError):
     code, reason = 401, "Unauthorized"
 
 
+class Forbidden(ApiError):
+    """Understood, and not allowed in this state."""
+
+    code, reason = 403, "Forbidden"
+
+
+class UnsupportedMediaType(ApiError):
+    """A body in a format that is not read here."""
+
+    code, reason = 415, "UnsupportedMediaType"
+
+
+class ServiceUnavailable(ApiError):
+    """What should answer behind the API does not."""
+
+    code, reason = 503, "ServiceUnavailable"
+
+
 class TooManyRequests(ApiError):
     """Not now: a disruption budget would be broken."""
 
@@ -100,12 +122,23 @@ class Unsupported(ApiError):
 
 
 class Invalid(ApiError):
-    """A field has a value that is not allowed; `field` is its path."""
+    """Fields have values that are not allowed; each cause is (field path, message, reason)."""
 
     code, reason = 422, "Invalid"
 
     def __init__(self, kind: str, name: str, field: str, message: str, cause: str = "FieldValueInvalid") -> None:
-        super().__init__(
-            f'{kind} "{name}" is invalid: {field}: {message}',
-            {"name": name, "kind": kind, "causes": [{"reason": cause, "message": message, "field": field}]},
-        )
+        self._tell(kind, name, [(field, message, cause)])
+
+    @classmethod
+    def of(cls, kind: str, name: str, causes: list[tuple[str, str, str]]) -> Invalid:
+        """One error of all that is wrong with an object."""
+        error = cls.__new__(cls)
+        error._tell(kind, name, causes)
+        return error
+
+    def _tell(self, kind: str, name: str, causes: list[tuple[str, str, str]]) -> None:
+        told = [f"{field}: {message}" for field, message, _ in causes]
+        what = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+        details = [{"reason": cause, "message": message, "field": field} for field, message, cause in causes]
+        super().__init__(f'{kind} "{name}" is invalid: {what}', {"name": name, "kind": kind.split(".")[0],
+                         "group": kind.partition(".")[2], "causes": details})  # fmt: skip

@@ -36,7 +36,7 @@ def _requirement(part: re.Match[str]) -> Callable[[Mapping[str, str]], bool]:
         return lambda has: absent not in has
     if present := part["present"]:
         return lambda has: present in has
-    key, value = part["key"], part["value"]
+    key, value = part["key"], part["value"] or ""
     return (lambda has: has.get(key) != value) if part["eq"] == "!=" else (lambda has: has.get(key) == value)
 
 
@@ -64,19 +64,35 @@ def expression(wanted: Mapping[str, Any], has: Mapping[str, str]) -> bool:
     return (key in has) if operator == "Exists" else key not in has
 
 
-def fields(text: str | None) -> Matches:
-    """A test on an object's fields from `spec.nodeName=body,status.phase!=Running`. Raises BadRequest."""
-    tests: list[tuple[list[str], bool, str]] = []
+_FIELD = re.compile(r"\s*([\w.]+)\s*(==|=|!=)\s*(.*?)\s*")
+_FALSE = frozenset({"spec.unschedulable", "spec.hostNetwork"})  # missing means false
+
+
+def _field_tests(text: str | None) -> list[tuple[str, bool, str]]:
+    tests: list[tuple[str, bool, str]] = []
     for part in filter(None, (text or "").split(",")):
-        found = re.fullmatch(r"\s*([\w.]+)\s*(==|=|!=)\s*(.*?)\s*", part)
+        found = _FIELD.fullmatch(part)
         if found is None:
             raise BadRequest(f"invalid field selector {text!r}")
-        tests.append((found[1].split("."), found[2] != "!=", found[3]))
+        tests.append((found[1], found[2] != "!=", found[3]))
+    return tests
 
-    def value(obj: Mapping[str, Any], path: list[str]) -> str:
+
+def field_names(text: str | None) -> list[str]:
+    """The fields that a field selector names. Raises BadRequest."""
+    return [name for name, _, _ in _field_tests(text)]
+
+
+def fields(text: str | None) -> Matches:
+    """A test on an object's fields from `spec.nodeName=body,status.phase!=Running`. Raises BadRequest."""
+    tests = [(name.split("."), name in _FALSE, same, wanted) for name, same, wanted in _field_tests(text)]
+
+    def value(obj: Mapping[str, Any], path: list[str], boolean: bool) -> str:
         node: Any = obj
         for name in path:
             node = node.get(name) if isinstance(node, Mapping) else None
-        return "" if node is None else str(node).lower() if isinstance(node, bool) else str(node)
+        if node is None:
+            return "false" if boolean else ""
+        return str(node).lower() if isinstance(node, bool) else str(node)
 
-    return lambda obj: all((value(obj, path) == wanted) is same for path, same, wanted in tests)
+    return lambda obj: all((value(obj, path, boolean) == wanted) is same for path, boolean, same, wanted in tests)

@@ -11,14 +11,14 @@ from urllib.parse import parse_qsl, unquote
 import yaml
 
 from pocketkube.api.resources import Resource, Table
-from pocketkube.errors import BadRequest, NotFound, Unsupported
+from pocketkube.errors import BadRequest, NotFound, Unsupported, UnsupportedMediaType
 
 SUBVERB = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request on a resource; `tail` is what follows .../proxy."""
+    """A request on a resource; `tail` is what follows .../proxy, as it came; `arguments` is the query with repeated names."""
 
     resource: Resource
     verb: str
@@ -27,6 +27,7 @@ class Call:
     subresource: str | None
     tail: str
     query: Mapping[str, str]
+    arguments: tuple[tuple[str, str], ...]
     content_type: str
     accept: str
     body: bytes
@@ -36,8 +37,28 @@ class Call:
         """True if nothing may be stored."""
         return self.query.get("dryRun") == "All"
 
+    @property
+    def wants_table(self) -> bool:
+        """True if the client's first choice is a Table."""
+        return "as=Table" in self.accept.split(",")[0]
+
+    def flag(self, name: str) -> bool:
+        """A boolean of the query."""
+        return self.query.get(name) in ("true", "1")
+
+    def number(self, name: str) -> int | None:
+        """A whole number of the query. Raises BadRequest."""
+        text = self.query.get(name)
+        if not text:
+            return None
+        if not text.isdecimal():
+            raise BadRequest(f"{name}: invalid value {text!r}: must be a whole number")
+        return int(text)
+
     def document(self) -> Any:
         """The body as JSON (or YAML for apply). Raises BadRequest."""
+        if "protobuf" in self.content_type or "cbor" in self.content_type:
+            raise UnsupportedMediaType(f"the body of the request was in an unknown format: {self.content_type}")
         try:
             if "yaml" in self.content_type:
                 return yaml.safe_load(self.body)
@@ -47,12 +68,16 @@ class Call:
 
 
 def parse(table: Table, method: str, path: str, query: bytes, headers: Mapping[str, str], body: bytes) -> Call:
-    """Understand a request under /api/v1 or /apis/G/V. Raises NotFound for unknown paths, Unsupported for unserved verbs."""
-    asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    """Understand a request under /api/v1 or /apis/G/V; `path` is still percent-encoded.
+
+    Raises NotFound for unknown paths, Unsupported for unserved verbs.
+    """
+    arguments = tuple(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    asked = dict(arguments)
     parts = [unquote(p) for p in path.split("/") if p]
     if parts[:2] == ["api", "v1"]:
         group, version, rest = "", "v1", parts[2:]
-    elif parts[0] == "apis" and len(parts) > 3:
+    elif parts[:1] == ["apis"] and len(parts) > 3:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
         raise NotFound(f"the server could not find the requested resource: {path}")
@@ -69,11 +94,12 @@ def parse(table: Table, method: str, path: str, query: bytes, headers: Mapping[s
     verb = _verb(method, name, sub, asked)
     served = resource.subresources.get(sub, ()) if sub else resource.verbs
     if verb not in served:
-        raise Unsupported(f"pocketkube does not {verb} {resource.plural}{'/' + sub if sub else ''}")
+        raise Unsupported(f"pocketkube does not {verb} {resource.qualified}{'/' + sub if sub else ''}")
     if resource.namespaced and not namespace and verb not in ("list", "watch"):
         raise BadRequest(f"{resource.plural} are namespaced: a namespace is needed to {verb}")
-    return Call(resource, verb, namespace, name, sub, "/".join(rest[3:]), asked,
-                headers.get("content-type", ""), headers.get("accept", ""), body)  # fmt: skip
+    tail = path.partition("/proxy/")[2] if sub == "proxy" else "/".join(rest[3:])
+    return Call(resource, verb, namespace, name, sub, tail, asked, arguments, headers.get("content-type", ""),
+                headers.get("accept", ""), body)  # fmt: skip
 
 
 def _verb(method: str, name: str | None, sub: str | None, query: Mapping[str, str]) -> str:

@@ -9,14 +9,10 @@ from typing import Any
 
 import yaml
 
-PARENT = {
-    "status": None,
-    "log": "Pod",
-    "eviction": "Eviction",
-    "exec": "PodExecOptions",
-    "proxy": None,
-    "scale": "Scale",
-}
+# Kind (with the group and version, where they are not the parent's) that a subresource answers with; others answer with the parent.
+_SUBKINDS = {
+    "eviction": ("policy", "v1", "Eviction"), "scale": ("autoscaling", "v1", "Scale"), "exec": ("", "v1", "PodExecOptions"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,16 @@ class Resource:
     def api_version(self) -> str:
         """`v1` or `apps/v1`."""
         return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def qualified(self) -> str:
+        """`pods` or `deployments.apps`, as messages name it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    @property
+    def custom(self) -> bool:
+        """True for what is a custom resource elsewhere."""
+        return "." in self.group and not self.group.endswith(".k8s.io")
 
     @property
     def stored(self) -> str:
@@ -76,12 +82,13 @@ class Table:
         for r in self.resources:
             if (r.group, r.version) != (group, version):
                 continue
-            entries.append({"name": r.plural, "singularName": r.kind.lower(), "namespaced": r.namespaced, "kind": r.kind,
-                            "verbs": list(r.verbs), "shortNames": list(r.short), "categories": ["all"] if r.plural in _ALL else []})  # fmt: skip
-            entries += [
-                {"name": f"{r.plural}/{name}", "singularName": "", "namespaced": r.namespaced,
-                 "kind": PARENT[name] or r.kind, "verbs": list(verbs)} for name, verbs in r.subresources.items()
-            ]  # fmt: skip
+            entries.append({"name": r.plural, "singularName": r.kind.lower(), "namespaced": r.namespaced,
+                            "kind": r.kind, "verbs": list(r.verbs), "shortNames": list(r.short),
+                            "categories": ["all"] if r.plural in _ALL else []})  # fmt: skip
+            for name, verbs in r.subresources.items():
+                of_group, of_version, kind = _SUBKINDS.get(name, (r.group, r.version, r.kind))
+                entries.append({"name": f"{r.plural}/{name}", "singularName": "", "namespaced": r.namespaced,
+                                "group": of_group, "version": of_version, "kind": kind, "verbs": list(verbs)})  # fmt: skip
         return {"kind": "APIResourceList", "apiVersion": "v1", "resources": entries,
                 "groupVersion": f"{group}/{version}" if group else version}  # fmt: skip
 
@@ -110,13 +117,14 @@ _ALL = frozenset({"pods", "services", "deployments", "replicasets", "statefulset
 
 
 def _discovered(r: Resource) -> dict[str, Any]:
-    def kind(name: str) -> dict[str, str]:
-        return {"group": r.group, "version": r.version, "kind": name}
+    def kind(group: str, version: str, name: str) -> dict[str, str]:
+        return {"group": group, "version": version, "kind": name}
 
+    own = (r.group, r.version, r.kind)
     return {
-        "resource": r.plural, "responseKind": kind(r.kind), "scope": "Namespaced" if r.namespaced else "Cluster",
+        "resource": r.plural, "responseKind": kind(*own), "scope": "Namespaced" if r.namespaced else "Cluster",
         "singularResource": r.kind.lower(), "verbs": list(r.verbs), "shortNames": list(r.short),
         "categories": ["all"] if r.plural in _ALL else [],
-        "subresources": [{"subresource": name, "responseKind": kind(PARENT[name] or r.kind), "verbs": list(verbs)}
+        "subresources": [{"subresource": name, "responseKind": kind(*_SUBKINDS.get(name, own)), "verbs": list(verbs)}
                          for name, verbs in r.subresources.items()],
     }  # fmt: skip

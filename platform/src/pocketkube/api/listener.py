@@ -1,0 +1,31 @@
+"""uvicorn, set up for the API: TLS, WebSocket, long watches, and no hands on the process's signals."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import uvicorn
+
+from pocketkube.api.wire import ASGIApp
+from pocketkube.certificates import Identity
+
+IDLE_S = 120  # longer than clients keep a connection in their pools
+
+
+class Listener(uvicorn.Server):
+    """A server that leaves signals to the process it runs in; `await serve(sockets=[...])`, stop with `should_exit = True`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing is captured."""
+        yield
+
+
+def listener(app: ASGIApp, identity: Identity, host: str = "127.0.0.1", port: int = 0) -> Listener:
+    """A server for `app` with the cluster's certificate; host and port do not matter when it is given sockets."""
+    return Listener(uvicorn.Config(
+        app, host=host, port=port, loop="none", http="httptools", ws="websockets-sansio", lifespan="off", access_log=False, log_config=None,
+        ssl_certfile=str(identity.certificate), ssl_keyfile=str(identity.key), timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=1,
+        server_header=False, date_header=False, ws_max_size=4 * 1024 * 1024,
+    ))  # fmt: skip
