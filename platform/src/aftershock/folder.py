@@ -230,7 +230,12 @@ class RunFolder:
         with _replacing(self._at(name)) as file:
             for count, record in enumerate(records, 1):
                 validate(schema, record, f"{name}:{count}")
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n")
+                file.write(
+                    json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+                        "utf-8", "replace"
+                    )
+                    + b"\n"
+                )
         return count
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
