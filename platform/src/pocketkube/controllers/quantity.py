@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from functools import lru_cache
 
@@ -10,17 +11,15 @@ _SUFFIX = {
     "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
     **{f"{letter}i": Decimal(1024 ** (n + 1)) for n, letter in enumerate("KMGTPE")},
 }  # fmt: skip
+_QUANTITY = re.compile(rf"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)({'|'.join(_SUFFIX)})", re.ASCII)
 
 
 @lru_cache(maxsize=4096)
 def milli(text: str | int | float) -> int:
     """Thousandths, rounded up. Raises ValueError."""
-    text = str(text).strip()
-    number = text.rstrip("numkMGTPEKi")
-    suffix = text[len(number) :]
-    try:
-        value = Decimal(number) * _SUFFIX[suffix] * 1000
-    except (ArithmeticError, KeyError):
-        raise ValueError(f"not a quantity: {text!r}") from None
+    found = _QUANTITY.fullmatch(str(text))
+    if found is None:
+        raise ValueError(f"not a quantity: {text!r}")
+    value = Decimal(found[1]) * _SUFFIX[found[2]] * 1000
     whole = int(value)
     return whole + 1 if value > whole else whole
