@@ -1,0 +1,111 @@
+"""The graph of all runs: nodes and edges built from run folders alone, so that it can be thrown away and rebuilt.
+
+`open` gives an engine behind one small protocol, `ingest` writes a run, `rebuild` makes the file anew, `query` answers a named question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from aftershock.errors import AftershockError, GraphError
+from aftershock.folder import RunFolder
+from aftershock.graph import views
+from aftershock.graph.rows import Rows, build, claims
+from aftershock.graph.views import View
+
+__all__ = ["Graph", "Rows", "View", "build", "default_path", "in_memory", "ingest", "open", "rebuild"]
+
+DEADLINE_S = 10.0
+
+
+class Graph(Protocol):
+    """What every engine does; raises GraphError."""
+
+    def write_run(self, rows: Rows) -> None:
+        """Put a run in place of what the graph held of it, in one transaction."""
+
+    def remove_run(self, run_id: str) -> None:
+        """Take a run away, in one transaction."""
+
+    def query(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Rows of a query in `queries/`."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def default_path(reports: Path) -> Path:
+    """Where the graph of a reports root lies."""
+    return reports / "graph.lbug"
+
+
+def open(url_or_path: str | Path, deadline_s: float = DEADLINE_S, *, read_only: bool = False) -> Graph:
+    """Open a graph file (`:memory:` for one that is gone afterwards); writing waits for other writers until the deadline."""
+    from aftershock.graph.ladybug import MEMORY, Ladybug
+
+    text = str(url_or_path)
+    if "://" in text:
+        raise GraphError(f"{text}: no graph server is supported yet", hint="give a path; the graph is then one file")
+    return Ladybug(None if text == MEMORY else Path(text), deadline_s, read_only=read_only)
+
+
+def rows_of(folder: RunFolder) -> Rows:
+    """All rows of a run, the claims of its postmortem included if it has one."""
+    rows = build(folder)
+    if folder.has("postmortem.json") and folder.has("facts.json"):
+        claims(rows, folder.read("postmortem.json"), folder.read("facts.json"))
+    return rows
+
+
+def ingest(graph: Graph, folder: RunFolder) -> Rows:
+    """Write a run into the graph, whole; returns what was written."""
+    rows = rows_of(folder)
+    graph.write_run(rows)
+    return rows
+
+
+def in_memory(rows: Rows, view: View = "truth") -> Graph:
+    """A graph of one run that leaves nothing behind; the `blind` view holds only what its allow-list allows."""
+    graph = open(":memory:")
+    graph.write_run(views.blind(rows) if view == "blind" else rows)
+    return graph
+
+
+def run_folders(reports: Path) -> Iterator[RunFolder]:
+    """Every run folder below a reports root, oldest first, `latest` links left out."""
+    found = [path.parent for path in reports.glob("*/*/run.json") if not path.parent.is_symlink()]
+    yield from (RunFolder.open(path) for path in sorted(found, key=lambda path: path.name))
+
+
+def rebuild(reports: Path, path: Path | None = None, deadline_s: float = DEADLINE_S) -> tuple[int, Sequence[str]]:
+    """Make the graph anew from the run folders: how many runs it holds, and which folders could not be read and why."""
+    from aftershock.graph.lock import WriterLock
+
+    target = path or default_path(reports)
+    fresh = target.with_name(f"{target.name}.rebuilding")
+    with WriterLock(target, deadline_s):
+        _remove(fresh)
+        count, skipped = 0, []
+        with open(fresh, deadline_s) as graph:
+            for folder in run_folders(reports):
+                try:
+                    ingest(graph, folder)
+                    count += 1
+                except AftershockError as error:
+                    skipped.append(f"{folder.path}: {error}")
+        _remove(target)
+        fresh.replace(target)
+        _remove(fresh)
+        fresh.with_name(f"{fresh.name}.lock").unlink(missing_ok=True)
+    return count, skipped
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", ".wal", ".shadow", ".tmp"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,271 @@
+"""The graph holds exactly what the run folder says, once, and lets one writer in at a time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aftershock import graph
+from aftershock.errors import GraphError
+from aftershock.folder import RunFolder
+from aftershock.graph import catalogue, schema, views
+from aftershock.graph.lock import WriterLock
+from aftershock.graph.rows import Rows
+from tests.aftershock import runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return runs.write(tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def rows(folder: RunFolder) -> Rows:
+    return graph.build(folder)
+
+
+@pytest.fixture(scope="module")
+def stored(rows: Rows) -> Any:
+    with graph.in_memory(rows) as held:
+        yield held
+
+
+def test_ids_carry_the_run(rows: Rows) -> None:
+    ids = [key for table in rows.nodes.values() for key in table]
+    assert len(ids) == len(set(ids))
+    assert all(key.startswith(f"{runs.RUN_ID}/") for key in ids)
+
+
+def test_everything_is_written_and_read_back(stored: graph.Graph) -> None:
+    run = stored.query("run", run=runs.RUN_ID)[0]
+    assert (run["verdict"], run["nodes_count"], run["load_rate_per_s"], run["duration_s"]) == ("FAIL", 4, 40.0, 24.0)
+    counted = {row["metric"]: row["value"] for row in stored.query("observations", run=runs.RUN_ID, kind="orders")}
+    assert counted == {
+        "total": 880,
+        "failed": 16,
+        "slow": 0,
+        "touched": 43,
+        "state.pending": 1,
+        "state.shipped": 879,
+        "left_out": 0,
+    }
+    fault = {
+        row["metric"]: row["value"]
+        for row in stored.query("observations", run=runs.RUN_ID, kind="window")
+        if row["subject"] == "window.fault"
+    }
+    assert fault["journeys"] == 320
+    assert fault["failed"] == 16
+    assert fault["success_ratio"] == 0.95
+    assert fault["outage_s_max"] == pytest.approx(0.025)
+
+
+def test_the_business_chain(stored: graph.Graph) -> None:
+    lost, paid = (stored.query("order_chain", run=runs.RUN_ID, order_id=f"order-{n:04d}")[0] for n in (320, 325))
+    assert (lost["state"], lost["failed"], lost["payment"]) == ("pending", True, None)
+    assert (paid["state"], paid["failed"], paid["payment_state"], paid["shipment_state"]) == (
+        "shipped",
+        True,
+        "charged",
+        "shipped",
+    )
+    assert not stored.query(
+        "order_chain", run=runs.RUN_ID, order_id="order-0001"
+    )  # neither failed nor slow nor touched
+    touched = stored.query("touched", run=runs.RUN_ID)
+    assert len(touched) == 43
+    assert touched[0]["order_id"] == "order-0321"  # 0320 never reached the pod
+
+
+def test_causes_need_all_three_tests(tmp_path: Path) -> None:
+    def untested(files: runs.Json) -> None:
+        files["diagnosis.json"]["edges"][1] |= {"order": None}
+
+    with graph.in_memory(graph.build(runs.write(tmp_path, untested))) as held:
+        assert [(r["cause"], r["effect"]) for r in held.query("causes", run=runs.RUN_ID)] == [("payments", "orders")]
+        rejected = {r["cause"]: r["why"] for r in held.query("rejected", run=runs.RUN_ID)}
+    assert rejected["shipping"] == "shipping did not deviate"
+    assert "order" in rejected["orders"]
+
+
+def test_orders_are_bounded_and_what_is_left_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aftershock.graph.business.ORDERS_MAX", 10)
+    rows = graph.build(runs.write(tmp_path))
+    assert len(rows.nodes["Order"]) == 10
+    assert all(row["failed"] for row in rows.nodes["Order"].values())
+    assert rows.nodes["Observation"][rows.id("Observation", "orders.left_out")]["value"] == 16 + 43 - 10
+
+
+def test_replaying_a_run_changes_nothing_and_leaves_other_runs_alone(tmp_path: Path) -> None:
+    first = runs.write(tmp_path)
+    second = runs.write(tmp_path, runs.refused, run_id="20260301T130000Z-ffffff")
+    with graph.open(tmp_path / "graph.lbug") as held:
+        for folder in (first, second, first):
+            graph.ingest(held, folder)
+        history = held.query("history", skip=0, limit=10)
+        assert sorted(row["run"] for row in history) == [runs.RUN_ID, "20260301T130000Z-ffffff"]
+        assert len(held.query("touched", run=runs.RUN_ID)) == 43
+        held.remove_run(runs.RUN_ID)
+        assert [row["run"] for row in held.query("history", skip=0, limit=10)] == ["20260301T130000Z-ffffff"]
+        assert not held.query("touched", run=runs.RUN_ID)
+
+
+def test_a_transaction_that_fails_leaves_the_old_run(tmp_path: Path, rows: Rows) -> None:
+    with graph.open(tmp_path / "graph.lbug") as held:
+        held.write_run(rows)
+        broken = Rows(rows.run_id)
+        broken.node("Run", "run", "run.json", "run_id", experiment="x")
+        broken.nodes["Nonsense"] = {"a": {"id": "a", "run_id": rows.run_id}}
+        with pytest.raises(GraphError, match="Nonsense"):
+            held.write_run(broken)
+        assert held.query("run", run=rows.run_id)[0]["experiment"] == "payments-pod-kill"
+
+
+def test_rebuilding_from_the_folders(tmp_path: Path) -> None:
+    runs.write(tmp_path)
+    bad = runs.write(tmp_path, runs.refused, run_id="20260301T130000Z-ffffff")
+    (bad.path / "verdict.json").write_text("{}")
+    path = graph.default_path(tmp_path)
+    path.write_bytes(b"this is no graph")
+    with pytest.raises(GraphError) as caught:
+        graph.open(path)
+    assert caught.value.hint
+    assert "rebuild" in caught.value.hint
+    count, skipped = graph.rebuild(tmp_path)
+    assert count == 1
+    assert len(skipped) == 1
+    assert "verdict.json" in skipped[0]
+    with graph.open(path, read_only=True) as held:
+        assert len(held.query("history", skip=0, limit=10)) == 1
+        with pytest.raises(GraphError, match="open for reading"):
+            held.remove_run("x")
+    assert sorted(p.name for p in tmp_path.glob("graph*")) == ["graph.lbug", "graph.lbug.lock"]
+
+
+def test_one_writer_at_a_time_and_the_error_names_the_holder(tmp_path: Path) -> None:
+    path = tmp_path / "graph.lbug"
+    code = (
+        "import sys; from pathlib import Path; from aftershock.graph.lock import WriterLock; "
+        f"held = WriterLock(Path({str(path)!r}), 5); print('held', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        begun = time.monotonic()
+        with pytest.raises(GraphError, match=rf"being written by process {child.pid} since"):
+            graph.open(path, 0.1)
+        assert time.monotonic() - begun < 2
+    finally:
+        child.kill()
+        child.communicate()
+    WriterLock(path, 5).release()  # the kernel freed it
+
+
+def test_reading_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="no graph yet"):
+        graph.open(tmp_path / "none.lbug", read_only=True)
+    with pytest.raises(GraphError, match="no graph server"):
+        graph.open("bolt://127.0.0.1")
+    with pytest.raises(GraphError, match="no query named"):
+        catalogue.text("../secrets")
+
+
+def test_a_graph_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph.open(tmp_path / "graph.lbug").close()
+    monkeypatch.setattr("aftershock.graph.ladybug.schema_digest", lambda: "another")
+    with pytest.raises(GraphError, match="another version"):
+        graph.open(tmp_path / "graph.lbug")
+    WriterLock(tmp_path / "graph.lbug", 0).release()
+
+
+# What ladybug does not run or Neo4j runs otherwise, and what would write.
+FORBIDDEN = re.compile(
+    r"\b(CREATE|MERGE|SET|DELETE|REMOVE|CALL|FOREACH|LOAD)\b|\b(shortestPath|type|nodes)\(|\[\s*\w+\s+IN\b|MATCH\s*\([^)]*\)\s*,",
+    re.I,
+)
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_each_query_says_what_it_answers_reads_only_and_runs(name: str, stored: graph.Graph) -> None:
+    text = catalogue.text(name)
+    assert text.startswith("// ")
+    assert catalogue.answers(name).rstrip(")").endswith(("?", "view"))
+    body = "\n".join(line for line in text.split("\n") if not line.startswith("//"))
+    assert not FORBIDDEN.search(body)
+    for word in re.findall(r"\(\w*:`?(\w+)", body):
+        assert word in schema.NODES
+    given = {"run": runs.RUN_ID, "kind": "orders", "order_id": "order-0320", "skip": 0, "limit": 5, "language": "en", "from_us": 0,
+             "to_us": 2**60}  # fmt: skip
+    used = {key: value for key, value in given.items() if f"${key}" in body}
+    found = stored.query(name, **used)
+    assert found or name == "claims"
+
+
+# ---- views
+
+SECRETS = ("payments-pod-kill", "kill-one-payments-pod", "pod-kill", "Checkout survives", "f1", "INJECTED", "Runner")
+
+
+def test_the_blind_view_tells_nothing_of_the_fault(rows: Rows) -> None:
+    seen = views.blind(rows)
+    assert set(seen.nodes) <= set(views.BLIND_NODES)
+    texts = list(seen.texts())
+    assert texts
+    for secret in SECRETS:
+        assert not [text for text in texts if secret in text]
+    assert {row["reason"] for row in seen.nodes["Event"].values()} == {
+        "Killing",
+        "Started",
+    }  # what the cluster says of itself
+    assert len(seen.nodes["Order"]) == 16  # those that were only touched would tell where the fault hit
+    with graph.in_memory(rows, "blind") as held:
+        for query in ("faults", "touched", "findings", "windows", "evidence", "hypotheses"):
+            assert held.query(query, run=runs.RUN_ID) == []
+        assert held.query("order_chain", run=runs.RUN_ID, order_id="order-0320")
+        assert held.query("events_around", run=runs.RUN_ID, from_us=0, to_us=2**60, limit=10)
+
+
+def test_the_truth_view_has_what_the_blind_one_hides(rows: Rows) -> None:
+    texts = "\n".join(rows.texts())
+    assert all(secret in texts for secret in SECRETS)
+
+
+@given(
+    st.sampled_from(("reason", "name", "namespace")),
+    st.sampled_from(("kill-one-payments-pod", "x pod-kill y")),
+    st.sampled_from(("Pod", "NetworkChaos", "Runner")),
+)
+def test_a_text_that_names_the_fault_never_passes(where: str, text: str, kind: str) -> None:
+    rows = Rows("r")
+    rows.node("Fault", "f1", "e", "f1", name="f1", activity="kill-one-payments-pod", action="pod-kill")
+    rows.node("Event", "ev-1", "e", "ev-1", **{"kind": kind, "source": "watch", "type": "NORMAL", where: text})
+    assert not views.blind(rows).nodes["Event"]
+
+
+def test_every_blind_property_exists() -> None:
+    for label, names in views.BLIND_NODES.items():
+        assert set(names) <= set(schema.NODES[label])
+    for edge, names in views.BLIND_EDGES.items():
+        assert set(names) <= set(schema.EDGES[edge][1])
+
+
+def test_an_edge_between_the_wrong_labels_is_refused() -> None:
+    rows = Rows("r")
+    rows.node("Run", "run", "", "")
+    rows.node("Pod", "p", "", "")
+    with pytest.raises(GraphError, match="may not join"):
+        rows.edge("TESTED", ("Run", "run"), ("Pod", "p"))
+
+
+def test_reading_a_run_needs_no_driver(folder: RunFolder) -> None:
+    code = "import sys, aftershock.graph; assert 'ladybug' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
