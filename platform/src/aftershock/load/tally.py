@@ -1,0 +1,112 @@
+"""What a generator sends, line by line, turned into sample rows and counts. Pure: lines in, rows out.
+
+A line is a JSON array; everything else that a scenario prints is ignored:
+
+    ["b", iteration, schedule_start_us, intended_us, start_us]         an iteration began
+    ["s", iteration, journey, step, intended_us, start_us, end_us, latency_us, status, error, order_id, idempotency_key, trace_id]
+    ["e", iteration, error]                                            it ended; `error` is the scenario's own, else null
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aftershock.load.plan import ON_TIME_S
+
+COLUMNS = ("iteration", "journey", "step", "intended_us", "start_us", "end_us", "latency_us", "status", "error",
+           "order_id", "idempotency_key", "trace_id")  # fmt: skip
+UNRESOLVED = "unresolved"  # error of a request whose host has no address
+BROKEN_RATIO_MAX = 0.05  # share of iterations in which the scenario itself may fail before the load counts as broken
+TEXT_MAX = 300
+
+Row = dict[str, Any]
+
+
+@dataclass
+class _Open:
+    journey: str
+    intended_us: int
+    start_us: int
+
+
+class Tally:
+    """Counts of one run; memory grows only with the iterations under way at one time."""
+
+    def __init__(self, scheduled: int) -> None:
+        self.scheduled = scheduled
+        self.schedule_start_us: int | None = None
+        self.begun = 0
+        self.on_time = 0
+        self.late_max_us = 0
+        self.samples = 0
+        self.unresolved = 0
+        self.broken = 0
+        self.broken_text: str | None = None
+        self._open: dict[int, _Open] = {}
+
+    def feed(self, line: bytes) -> Row | None:
+        """Take one line; a row if it was a sample. Raises ValueError for a line of ours that is malformed."""
+        if not line.startswith(b'["'):
+            return None
+        try:
+            kind, iteration, *rest = json.loads(line)
+            if kind == "s":
+                return self._sample(iteration, rest)
+            if kind == "b":
+                self._begun(iteration, *rest)
+            elif kind == "e":
+                self._ended(iteration, *rest)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{error}: {line[:200]!r}") from None
+        return None
+
+    def unfinished(self, now_us: int) -> Iterator[Row]:
+        """A failed sample for each journey that began and never ended, so that none is lost."""
+        for iteration, journey in self._open.items():
+            self.samples += 1
+            yield dict.fromkeys(COLUMNS) | {
+                "iteration": iteration, "journey": journey.journey, "step": "unfinished", "intended_us": journey.intended_us,
+                "start_us": journey.start_us, "end_us": now_us, "latency_us": max(0, now_us - journey.start_us),
+                "error": "unfinished when the load ended",
+            }  # fmt: skip
+        self._open.clear()
+
+    def complaint(self) -> str | None:
+        """Why these counts are no load, if they are none."""
+        if not self.begun:
+            return "no arrival was started"
+        if self.broken > BROKEN_RATIO_MAX * self.begun:
+            return f"the scenario itself failed in {self.broken} of {self.begun} iterations: {self.broken_text}"
+        if not self.samples:
+            return "the scenario sent no request"
+        if self.unresolved == self.samples:
+            return "the target's name has no address"
+        return None
+
+    def _begun(self, iteration: int, schedule_start_us: int, intended_us: int, start_us: int) -> None:
+        if self.schedule_start_us is None:
+            self.schedule_start_us = int(schedule_start_us)
+        late_us = int(start_us) - int(intended_us)
+        self.begun += 1
+        self.on_time += late_us <= ON_TIME_S * 1e6
+        self.late_max_us = max(self.late_max_us, late_us)
+        self._open[int(iteration)] = _Open("unknown", int(intended_us), int(start_us))
+
+    def _sample(self, iteration: int, rest: list[Any]) -> Row:
+        row: Row = dict(zip(COLUMNS, (int(iteration), *rest), strict=True))
+        if isinstance(row["error"], str):
+            row["error"] = row["error"][:TEXT_MAX]
+            self.unresolved += row["error"] == UNRESOLVED
+        if iteration in self._open:
+            self._open[iteration].journey = row["journey"]
+        self.samples += 1
+        return row
+
+    def _ended(self, iteration: int, error: str | None) -> None:
+        del self._open[int(iteration)]
+        if error is not None:
+            self.broken += 1
+            self.broken_text = self.broken_text or error[:TEXT_MAX]
