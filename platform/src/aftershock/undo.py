@@ -1,0 +1,292 @@
+"""The undo journal: what must be done to take a fault back, on disk before the fault.
+
+SQLite, WAL, synchronous=FULL: an entry that `record` returned for survives `kill -9` and a power cut. An entry is done only once the
+cluster was *seen* to be as before; whoever undoes (the run, its watchdog, `aftershock undo`) does the same thing and may do it twice.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from aftershock.errors import AftershockError, ClusterError, NotFound
+
+if TYPE_CHECKING:
+    from aftershock.cluster import Cluster
+    from aftershock.settings import Settings
+
+Json = Mapping[str, Any]
+State = Literal["pending", "done", "failed"]
+MERGE_PATCH = "application/merge-patch+json"
+ENTRY_DEADLINE_S = 15.0
+_POLL_S = 0.05
+_REQUEST_S = 5.0
+
+_TABLE = """CREATE TABLE IF NOT EXISTS entries (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, cluster TEXT NOT NULL, context TEXT NOT NULL, action TEXT NOT NULL,
+  inverse TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'done', 'failed')),
+  created_us INTEGER NOT NULL, changed_us INTEGER, error TEXT)"""
+_COLUMNS = "id, run, cluster, context, action, inverse, state, created_us, changed_us, error"
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """One request that takes a fault back, and how to see that it did.
+
+    `check` is `{"absent": true}`, `{"present": true}` or `{"fields": [[[key, ...], value], ...]}` on what GET `check_path` answers;
+    a key that is missing equals null, false and an empty value.
+    """
+
+    kind: str  # remove | restore | recreate | none
+    method: str
+    path: str
+    body: Any
+    content_type: str
+    check_path: str
+    check: Json
+    what: str = ""  # for people: `uncordon node body2`
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal; times in microseconds."""
+
+    id: int
+    run: str
+    cluster: str
+    context: str
+    action: str
+    inverse: Inverse
+    state: State
+    created_us: int
+    changed_us: int | None
+    error: str | None
+
+    def evidence(self) -> dict[str, Any]:
+        """As in `evidence.json`."""
+        return {"id": self.id, "action": self.action, "state": self.state, "time_us": self.changed_us}
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What became of one entry."""
+
+    entry: Entry
+    state: State
+    time_us: int
+    error: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """For `--json` and the table of `aftershock undo`."""
+        return {"id": self.entry.id, "run": self.entry.run, "action": self.entry.action, "what": self.entry.inverse.what,
+                "state": self.state, "time_us": self.time_us, "error": self.error}  # fmt: skip
+
+
+def removal(path: str, what: str) -> Inverse:
+    """Delete an object that a fault makes; seen when it is gone (finalizers included)."""
+    return Inverse("remove", "DELETE", path, None, "application/json", path, {"absent": True}, what)
+
+
+def restoration(path: str, live: Json, patch: Json, what: str) -> Inverse:
+    """Give back to `live` exactly the values that `patch` (a merge or strategic merge patch) is about to change; lists go back whole."""
+    body = _before(live, patch)
+    fields = [[list(keys), value] for keys, value in _leaves(body)]
+    return Inverse("restore", "PATCH", path, body, MERGE_PATCH, path, {"fields": fields}, what)
+
+
+def recreation(collection: str, live: Json, what: str) -> Inverse:
+    """Create an object again as it was; a Service keeps its address."""
+    saved = {key: value for key, value in live.items() if key != "status"}
+    saved["metadata"] = {
+        key: value
+        for key, value in live["metadata"].items()
+        if key not in ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink",
+                       "deletionTimestamp", "deletionGracePeriodSeconds")
+    }  # fmt: skip
+    path = f"{collection}/{live['metadata']['name']}"
+    return Inverse("recreate", "POST", collection, saved, "application/json", path, {"present": True}, what)
+
+
+def nothing(what: str) -> Inverse:
+    """For a fault that needs no undo, such as a killed pod whose controller replaces it; recorded as done."""
+    return Inverse("none", "", "", None, "", "", {}, what)
+
+
+def _before(live: Any, patch: Any) -> Any:
+    if isinstance(patch, Mapping) and isinstance(live, Mapping):
+        return {key: _before(live[key], value) if key in live else None for key, value in patch.items()}
+    return live
+
+
+def _leaves(value: Any, at: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        return [leaf for key, below in value.items() for leaf in _leaves(below, (*at, key))]
+    return [(at, value)]
+
+
+class UndoJournal:
+    """The journal of one state folder; safe to use from several processes and threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        path.chmod(0o600)  # an inverse may hold a saved object
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(_TABLE)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The journal of this user."""
+        return cls(settings.state_folder / "undo.sqlite")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the journal stays."""
+        self._db.close()
+
+    def record(self, run_id: str, cluster_fingerprint: str, action: str, inverse: Inverse, context: str = "") -> int:
+        """Write an entry to disk and return its id; only then may the fault be injected."""
+        now = _now_us()
+        settled = inverse.kind == "none"
+        row = (run_id, cluster_fingerprint, context, action, json.dumps(asdict(inverse)), "done" if settled else "pending",
+               now, now if settled else None)  # fmt: skip
+        with self._lock:
+            cursor = self._db.execute(
+                "INSERT INTO entries (run, cluster, context, action, inverse, state, created_us, changed_us)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row,
+            )  # fmt: skip
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def mark(self, entry_id: int, state: State, error: str | None = None) -> int:
+        """Write what became of an entry; returns the time of it."""
+        now = _now_us()
+        with self._lock:
+            self._db.execute(
+                "UPDATE entries SET state = ?, error = ?, changed_us = ? WHERE id = ?", (state, error, now, entry_id)
+            )
+        return now
+
+    def pending(self, fingerprint: str | None = None, run_id: str | None = None) -> list[Entry]:
+        """Entries that are not known to be undone, newest first (the order in which they must be undone)."""
+        return self._read(
+            "state != 'done' AND (?1 IS NULL OR cluster = ?1) AND (?2 IS NULL OR run = ?2) ORDER BY id DESC",
+            (fingerprint, run_id),
+        )
+
+    def of_run(self, run_id: str) -> list[Entry]:
+        """All entries of a run, oldest first."""
+        return self._read("run = ?1 ORDER BY id", (run_id,))
+
+    def evidence(self, run_id: str) -> dict[str, Any]:
+        """`evidence.json`.undo of a run."""
+        entries = self.of_run(run_id)
+        return {"pending": sum(e.state != "done" for e in entries), "entries": [e.evidence() for e in entries]}
+
+    def _read(self, where: str, values: Sequence[Any]) -> list[Entry]:
+        with self._lock:
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM entries WHERE {where}", values).fetchall()
+        return [
+            Entry(i, run, at, via, did, Inverse(**json.loads(inverse)), *rest)
+            for i, run, at, via, did, inverse, *rest in rows
+        ]
+
+    def undo(
+        self, cluster: Cluster, entries: Sequence[Entry], deadline_s: float = ENTRY_DEADLINE_S,
+        progress: Callable[[str], None] | None = None,
+    ) -> list[Undone]:  # fmt: skip
+        """Undo entries, last in first out, and mark each done once the cluster was seen to be as before.
+
+        `deadline_s` is per entry. A failed entry does not keep the others from being undone.
+        """
+        results = []
+        for entry in sorted(entries, key=lambda e: e.id, reverse=True):
+            assert entry.cluster == cluster.identity.fingerprint, "an entry is undone on its own cluster only"
+            if progress:
+                progress(entry.inverse.what or entry.action)
+            error = apply(cluster, entry.inverse, deadline_s)
+            state: State = "failed" if error else "done"
+            results.append(Undone(entry, state, self.mark(entry.id, state, error), error))
+        return results
+
+
+def apply(cluster: Cluster, inverse: Inverse, deadline_s: float = ENTRY_DEADLINE_S) -> str | None:
+    """Send an inverse and wait until it is seen to have worked; None, or why not. Idempotent.
+
+    The request is sent even where all looks as before: the fault it answers may still have been under way.
+    """
+    if inverse.kind == "none":
+        return None
+    ends = time.monotonic() + deadline_s
+    last = ""
+    while True:
+        try:
+            _send(cluster, inverse)
+            break
+        except ClusterError as error:
+            last = str(error)
+            if error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409, 429):
+                return f"{inverse.what or inverse.path}: {last}"
+        if time.monotonic() > ends:
+            return f"{inverse.what or inverse.path}: not accepted within {deadline_s:g} s, last: {last}"
+        time.sleep(_POLL_S * 2)
+    while True:
+        try:
+            missing = unmet(cluster, inverse)
+        except AftershockError as error:
+            missing = str(error)
+        if missing is None:
+            return None
+        if time.monotonic() > ends:
+            return f"{inverse.what or inverse.path}: not seen to have worked within {deadline_s:g} s: {missing}"
+        time.sleep(_POLL_S)
+
+
+def _send(cluster: Cluster, inverse: Inverse) -> None:
+    try:
+        cluster.request(
+            inverse.method, inverse.path, body=inverse.body, content_type=inverse.content_type, timeout_s=_REQUEST_S
+        )
+    except NotFound:
+        if inverse.kind != "remove":
+            raise
+    except ClusterError as error:
+        if not (inverse.kind == "recreate" and error.status == 409 and unmet(cluster, inverse) is None):
+            raise
+
+
+def unmet(cluster: Cluster, inverse: Inverse) -> str | None:
+    """What is not yet as before the fault; None if all is."""
+    try:
+        live = cluster.request("GET", inverse.check_path, timeout_s=_REQUEST_S)
+    except NotFound:
+        return None if "absent" in inverse.check else f"{inverse.check_path} does not exist"
+    if "absent" in inverse.check:
+        return f"{inverse.check_path} still exists"
+    if live.get("metadata", {}).get("deletionTimestamp"):
+        return f"{inverse.check_path} is being deleted"
+    for keys, wanted in inverse.check.get("fields", []):
+        have: Any = live
+        for key in keys:
+            have = have.get(key) if isinstance(have, Mapping) else None
+        if have != wanted and (have or wanted):
+            return f"{'.'.join(keys)} is {have!r:.200}, was {wanted!r:.200}"
+    return None
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
