@@ -65,13 +65,13 @@ class Admission:
             raise Invalid.of(qualified, name, causes)
         if kind == "Service" and old is None:
             self._address(obj, dry_run)
-        warnings += self._note(kind, name, found.unenforced, enforced)
+        warnings += self._note(kind, name, found.unenforced, enforced, dry_run)
         return warnings
 
-    def _note(self, kind: str, name: str, fields: list[str], enforced: bool) -> list[str]:
+    def _note(self, kind: str, name: str, fields: list[str], enforced: bool, dry_run: bool) -> list[str]:
         paths = fields if enforced else ["spec"]
         for path in paths:
-            if len(self._unenforced) < UNENFORCED_MAX:
+            if not dry_run and len(self._unenforced) < UNENFORCED_MAX:
                 self._unenforced[Unenforced(kind, _without_indices(path))] = None
         if not enforced:
             return [f"{kind} is accepted, not enforced by pocketkube"]

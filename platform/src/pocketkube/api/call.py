@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 
 import yaml
 
+from pocketkube.api import protobuf
 from pocketkube.api.resources import Resource, Table
 from pocketkube.errors import BadRequest, NotFound, Unsupported, UnsupportedMediaType
 
@@ -57,7 +58,9 @@ class Call:
 
     def document(self) -> Any:
         """The body as JSON (or YAML for apply). Raises BadRequest."""
-        if "protobuf" in self.content_type or "cbor" in self.content_type:
+        if self.content_type.startswith(protobuf.TYPE):
+            return protobuf.decode(self.body)
+        if "cbor" in self.content_type:
             raise UnsupportedMediaType(f"the body of the request was in an unknown format: {self.content_type}")
         try:
             if "yaml" in self.content_type:

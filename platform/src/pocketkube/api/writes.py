@@ -16,6 +16,7 @@ from pocketkube.api.wire import Answer, reply
 from pocketkube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, Invalid, NotFound, UnsupportedMediaType
 from pocketkube.storage import Object, Store, clone, now
 
+STRATEGIC = "application/strategic-merge-patch+json"
 OWNERS = frozenset(
     {"deployments", "replicasets", "statefulsets"}
 )  # kinds whose dependents the garbage collector waits for
@@ -87,10 +88,12 @@ class Writer:
         if change is None:
             raise UnsupportedMediaType(f"the body of the request was in an unknown format - accepted media types include: "
                                        f"{', '.join([*_PATCHES, 'application/apply-patch+yaml'])}")  # fmt: skip
-        if kind == "application/strategic-merge-patch+json" and call.resource.custom:
+        if kind == STRATEGIC and call.resource.custom:
             raise UnsupportedMediaType("strategic merge patch is not supported for custom resources: use merge patch")
         if not isinstance(body, list if kind == "application/json-patch+json" else dict):
             raise BadRequest("the patch has the wrong JSON type")
+        if call.resource.plural == "poddisruptionbudgets" and kind == STRATEGIC and isinstance(body, dict):
+            _replace_selector(body)
         shown = reads.present(call.resource, old)
         obj = change(clone(shown), body)
         if not isinstance(obj, dict) or not isinstance(obj.get("metadata"), dict):
@@ -332,8 +335,15 @@ class DeleteOptions:
                                f"{what} in precondition: {wanted}, {what} in object meta: {has}")  # fmt: skip
 
 
+def _replace_selector(body: Object) -> None:
+    """A budget's selector is replaced whole by a strategic patch, as its Go type says (patchStrategy=replace)."""
+    spec = body.get("spec")
+    if isinstance(spec, dict) and isinstance(spec.get("selector"), dict):
+        spec["selector"] = {"$patch": "replace", **spec["selector"]}
+
+
 _PATCHES: dict[str, Callable[[Object, Any], Any]] = {
     "application/json-patch+json": patch.json_patch,
     "application/merge-patch+json": patch.merge,
-    "application/strategic-merge-patch+json": patch.strategic,
+    STRATEGIC: patch.strategic,
 }
