@@ -18,6 +18,9 @@ AftershockError             has a message for people and a `hint` that says what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class AftershockError(Exception):
     """An error with a hint for the person who reads it."""
@@ -40,7 +43,17 @@ class Refused(AftershockError):
 
 
 class ClusterError(AftershockError):
-    """The cluster did not do or answer what was asked."""
+    """The cluster did not do or answer what was asked; with the HTTP status, reason and Status body where one came.
+
+    `definite` is False where the request may have been carried out all the same.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, status: int | None = None, reason: str | None = None,
+        body: Mapping[str, Any] | None = None, definite: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(message, hint=hint)
+        self.status, self.reason, self.body, self.definite = status, reason, dict(body or {}), definite
 
 
 class ClusterUnreachable(ClusterError):

@@ -17,6 +17,7 @@ class Settings:
     kubeconfig: str | None  # $KUBECONFIG, as given
     graph_url: str | None  # $AFTERSHOCK_GRAPH: a path or bolt://...; None means <reports>/graph.lbug
     no_color: bool
+    pocket: str | None = None  # $AFTERSHOCK_POCKET: name of the pocketkube cluster that `pocket` means
 
     @property
     def state_folder(self) -> Path:
@@ -37,6 +38,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         kubeconfig=environment.get("KUBECONFIG") or None,
         graph_url=environment.get("AFTERSHOCK_GRAPH") or None,
         no_color=bool(environment.get("NO_COLOR")),
+        pocket=environment.get("AFTERSHOCK_POCKET") or None,
     )
 
 

@@ -1,0 +1,512 @@
+"""The Kubernetes API as plain dictionaries; the only module that imports `kubernetes`.
+
+Every call has a deadline. Only requests that change nothing are tried again. An error says whether the request may have been carried
+out all the same (`definite`). TLS, credentials and connection pool are the Kubernetes client's.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import urllib3
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+from kubernetes.config import ConfigException, load_kube_config_from_dict
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from aftershock import kubeconfig
+from aftershock.errors import BadInput, ClusterError, ClusterUnreachable, Forbidden, NotFound
+from aftershock.kubeconfig import Access
+from aftershock.settings import Settings
+
+Object = dict[str, Any]
+Objects = list[Object]
+Texts = list[str]
+Query = Mapping[str, str | int | bool | None]
+TIMEOUT_S = 10.0
+CONNECT_S = 3.0
+TRIES = 3
+BACKOFF_S = 0.1
+BYTES_MAX = 64_000_000
+PAGE = 500
+PAGES_MAX = 200
+CONNECTIONS_MAX = 32
+WATCH_GRACE_S = 5.0  # how much later than asked for a server may end a watch before it counts as gone
+APPLY = "application/apply-patch+yaml"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_UNSURE = frozenset({408, 500, 502, 503, 504})  # answers after which a change may have been made all the same
+
+
+@dataclass(frozen=True)
+class ClusterIdentity:
+    """Which cluster this is, as run.json keeps it."""
+
+    kind: str  # pocket | kubernetes
+    context: str
+    server_version: str
+    fingerprint: str
+    nodes: tuple[str, ...]
+    own: bool  # this user started it; False where we cannot tell
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind as the API serves it."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    def path(self, namespace: str | None = None) -> str:
+        """Path of the collection, in one namespace or in all."""
+        root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+        within = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace else ""
+        return f"{root}{within}/{self.plural}"
+
+
+class Cluster:
+    """One cluster; safe for several threads."""
+
+    def __init__(self, access: Access, settings: Settings) -> None:
+        self._access = access
+        self._settings = settings
+        self._api, context = _client(access)
+        self._pool: urllib3.PoolManager = self._api.rest_client.pool_manager
+        if context is not None:
+            for name in ("ca_certs", "cert_file", "key_file"):
+                self._pool.connection_pool_kw.pop(name, None)
+            self._pool.connection_pool_kw["ssl_context"] = context
+        self._lock = threading.Lock()
+        self._served: dict[str, dict[str, Resource]] = {}
+        self._identity: ClusterIdentity | None = None
+
+    @classmethod
+    def connect(cls, on: str, settings: Settings) -> Self:
+        """Connect to `pocket`, `pocket:NAME` or a kubeconfig context, and see that it answers.
+
+        Raises BadInput, ClusterUnreachable, Forbidden.
+        """
+        if on == "pocket" and settings.pocket is None:
+            return cls._only_pocket(settings)
+        if on == "pocket" or on.startswith("pocket:"):
+            name = on.partition(":")[2] or settings.pocket or ""
+            access, hint = kubeconfig.of_pocket(name, settings), f"pocketkube up --name {name}"
+        else:
+            access, hint = kubeconfig.of_context(on, settings), f"kubectl --context {on} version"
+        cluster = cls(access, settings)
+        try:
+            assert cluster.identity
+        except ClusterUnreachable as error:
+            cluster.close()
+            raise ClusterUnreachable(str(error), hint=error.hint or hint) from None
+        except BaseException:
+            cluster.close()
+            raise
+        return cluster
+
+    @classmethod
+    def _only_pocket(cls, settings: Settings) -> Self:
+        running: dict[str, Self] = {}
+        for name in kubeconfig.pockets(settings):
+            cluster = cls(kubeconfig.of_pocket(name, settings), settings)
+            try:
+                cluster.request("GET", "/version", timeout_s=CONNECT_S)
+                assert cluster.identity
+            except ClusterError:
+                cluster.close()
+                continue
+            running[name] = cluster
+        if len(running) == 1:
+            return next(iter(running.values()))
+        for cluster in running.values():
+            cluster.close()
+        if running:
+            raise BadInput(f"several pocketkube clusters run: {', '.join(running)}",
+                           hint="--on pocket:NAME, or set AFTERSHOCK_POCKET")  # fmt: skip
+        raise ClusterUnreachable("no pocketkube cluster runs", hint="pocketkube up")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.clear()
+        self._api.close()
+
+    @property
+    def identity(self) -> ClusterIdentity:
+        """Which cluster this is; asked once."""
+        if self._identity is None:
+            version = self.server_version()
+            try:
+                nodes = tuple(sorted(node["metadata"]["name"] for node in self.list("/api/v1/nodes")))
+            except Forbidden:
+                nodes = ()
+            kind = "pocket" if "pocketkube" in version else "kubernetes"
+            access = self._access
+            own = kind == "pocket" and access.own(self._settings)
+            self._identity = ClusterIdentity(kind, access.context, version, access.fingerprint, nodes, own)
+        return self._identity
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return self._access.server
+
+    def kubeconfig_for_child(self, folder: Path) -> Path:
+        """A copy of exactly this context that needs no other file, readable by its owner only."""
+        return self._access.copy_to(folder)
+
+    def server_version(self) -> str:
+        """`gitVersion` of the API server."""
+        return str(self.request("GET", "/version").get("gitVersion", ""))
+
+    def unenforced(self) -> Texts:
+        """Fields that the cluster accepted and cannot enforce; only pocketkube tells."""
+        status, content = self.raw("GET", "/debug/unenforced")
+        if status != 200:
+            return []
+        told = json.loads(content)
+        entries = (told.get("unenforced") or told.get("items") or []) if isinstance(told, dict) else told
+        return [entry if isinstance(entry, str) else json.dumps(entry, sort_keys=True) for entry in entries]
+
+    def request(
+        self, method: str, path: str, *, query: Query | None = None, body: Any = None,
+        content_type: str = "application/json", headers: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S, safe: bool | None = None,
+    ) -> Object:  # fmt: skip
+        """Send a request and return the parsed answer; what changes nothing (`safe`) is tried again within the deadline.
+
+        Raises NotFound, Forbidden, ClusterError with status, reason and Status body, ClusterUnreachable.
+        """
+        again = method in _SAFE if safe is None else safe
+        ends, wait_s = time.monotonic() + timeout_s, BACKOFF_S
+        for left in reversed(range(TRIES if again else 1)):
+            error: ClusterError
+            try:
+                status, content, said = self._exchange(
+                    method, path, query, body, content_type, headers, ends - time.monotonic()
+                )
+            except ClusterUnreachable as unreachable:
+                error = unreachable
+            else:
+                if 200 <= status < 300:
+                    return _parsed(content, method, path)
+                error = _refused(method, path, status, content, definite=again or status not in _UNSURE)
+                if status not in (429, 503):
+                    raise error
+                wait_s = max(wait_s, _seconds(said.get("retry-after")))
+            if not left or time.monotonic() + wait_s >= ends:
+                break
+            time.sleep(wait_s)
+            wait_s *= 2
+        raise error
+
+    def raw(
+        self, method: str, path: str, *, query: Query | None = None, body: Any = None,
+        content_type: str = "application/json", headers: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S,
+    ) -> tuple[int, bytes]:  # fmt: skip
+        """Send a request once and return status and body as they came. Raises ClusterUnreachable only."""
+        status, content, _ = self._exchange(method, path, query, body, content_type, headers, timeout_s)
+        return status, content
+
+    def date(self, timeout_s: float = 2.0) -> str | None:
+        """The Date header of one small answer, for comparing clocks."""
+        return self._exchange("GET", "/version", None, None, "application/json", None, timeout_s)[2].get("date")
+
+    def list(self, path: str, label_selector: str | None = None, field_selector: str | None = None) -> Objects:
+        """All objects of a collection."""
+        return self.list_at(path, label_selector, field_selector)[0]
+
+    def list_at(
+        self,
+        path: str,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> tuple[Objects, str]:
+        """All objects of a collection, page by page, and the resourceVersion from which a watch goes on."""
+        items: Objects = []
+        following, ends = "", time.monotonic() + timeout_s
+        for _ in range(PAGES_MAX):
+            query: Query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": PAGE,
+                            "continue": following or None}  # fmt: skip
+            page = self.request("GET", path, query=query, timeout_s=max(0.1, ends - time.monotonic()))
+            items += page.get("items") or []
+            meta = page.get("metadata") or {}
+            following = str(meta.get("continue") or "")
+            if not following:
+                return items, str(meta.get("resourceVersion") or "")
+        raise ClusterError(f"GET {path}: more than {PAGE * PAGES_MAX} objects")
+
+    def watch(self, path: str, resource_version: str, timeout_s: float, label_selector: str | None = None) -> Watch:
+        """Changes after `resource_version` for up to `timeout_s`, bookmarks included; established when this returns.
+
+        Raises as `request`; a resourceVersion that is too old is a ClusterError with status 410, here or while iterating.
+        """
+        query: Query = {"watch": True, "resourceVersion": resource_version, "allowWatchBookmarks": True,
+                        "timeoutSeconds": max(1, int(timeout_s)), "labelSelector": label_selector}  # fmt: skip
+        response = self._open("GET", path, query, None, "application/json", None, timeout_s + WATCH_GRACE_S)
+        if response.status != 200:
+            content = _read(response, time.monotonic() + TIMEOUT_S, f"GET {path}")
+            raise _refused("GET", path, response.status, content, definite=True)
+        return Watch(response, path)
+
+    def allowed(
+        self, verb: str, group: str, resource: str, namespace: str | None, subresource: str = "", name: str = ""
+    ) -> bool:
+        """True if these credentials may do this, by SelfSubjectAccessReview."""
+        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace or "",
+                      "subresource": subresource, "name": name}  # fmt: skip
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                  "spec": {"resourceAttributes": {k: v for k, v in attributes.items() if v}}}  # fmt: skip
+        answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review, safe=True)
+        return (answer.get("status") or {}).get("allowed") is True
+
+    def served(self, api_version: str, kind: str) -> Resource | None:
+        """The resource behind a kind, from discovery; None if the cluster does not serve it."""
+        for fresh in (False, True):  # a kind may have been added since
+            known = self._discover(api_version, fresh)
+            if kind in known:
+                return known[kind]
+        return None
+
+    def _discover(self, api_version: str, fresh: bool) -> dict[str, Resource]:
+        if not fresh and api_version in self._served:
+            return self._served[api_version]
+        root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+        try:
+            told = self.request("GET", root)
+        except NotFound:
+            told = {}
+        found = {
+            str(entry["kind"]): Resource(api_version, str(entry["kind"]), str(entry["name"]), bool(entry["namespaced"]))
+            for entry in told.get("resources") or []
+            if "/" not in entry["name"]
+        }
+        self._served[api_version] = found
+        return found
+
+    def object_path(self, obj: Mapping[str, Any]) -> str:
+        """Path of an object, from its apiVersion, kind and metadata. Raises ClusterError if its kind is not served."""
+        resource = self.served(str(obj["apiVersion"]), str(obj["kind"]))
+        if resource is None:
+            raise ClusterError(f"the cluster does not serve {obj['apiVersion']} {obj['kind']}",
+                               hint="is its CustomResourceDefinition installed?", status=404, reason="NotFound")  # fmt: skip
+        meta = obj.get("metadata") or {}
+        namespace = meta.get("namespace") or self._access.namespace
+        return f"{resource.path(namespace)}/{quote(str(meta['name']), safe='')}"
+
+    def apply(self, objects: Sequence[Mapping[str, Any]], manager: str) -> Objects:
+        """Server-side apply in the given order, taking over fields of other managers; returns what the cluster has now."""
+        query: Query = {"fieldManager": manager, "force": True}
+        return [
+            self.request("PATCH", self.object_path(obj), query=query, body=obj, content_type=APPLY) for obj in objects
+        ]
+
+    def delete(self, obj: Mapping[str, Any]) -> bool:
+        """Delete an object and what it owns; False if it was not there."""
+        try:
+            self.request("DELETE", self.object_path(obj), query={"propagationPolicy": "Background"})
+        except NotFound:
+            return False
+        return True
+
+    def service_url(self, namespace: str, service: str, port: str | int) -> str:
+        """Where a load generator on this machine reaches a Service. Raises ClusterError with a hint if nowhere."""
+        from aftershock.observe.reach import service_url
+
+        return service_url(self, namespace, service, port)
+
+    def _exchange(
+        self, method: str, path: str, query: Query | None, body: Any, content_type: str,
+        headers: Mapping[str, str] | None, timeout_s: float,
+    ) -> tuple[int, bytes, Mapping[str, str]]:  # fmt: skip
+        ends = time.monotonic() + timeout_s
+        response = self._open(method, path, query, body, content_type, headers, max(0.01, timeout_s))
+        content = _read(response, ends, f"{method} {path}", definite=method in _SAFE)
+        return response.status, content, {name.lower(): value for name, value in response.headers.items()}
+
+    def _open(
+        self, method: str, path: str, query: Query | None, body: Any, content_type: str,
+        headers: Mapping[str, str] | None, timeout_s: float,
+    ) -> urllib3.BaseHTTPResponse:  # fmt: skip
+        given = {k: _text(v) for k, v in (query or {}).items() if v is not None}
+        url = self._access.server + path + (f"?{urlencode(given)}" if given else "")
+        sent = {"Accept": "application/json", "User-Agent": "aftershock", **self._credentials(), **(headers or {})}
+        content = None
+        if body is not None:
+            sent["Content-Type"] = content_type
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
+        try:
+            return self._pool.request(
+                method, url, body=content, headers=sent, timeout=timeout, preload_content=False, retries=False,
+                redirect=False,
+            )  # fmt: skip
+        except (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError) as error:
+            raise ClusterUnreachable(f"no connection to {self._access.server}: {_cause(error)}") from None
+        except HTTPError as error:
+            raise _silent(f"{method} {path}", error, method in _SAFE) from None
+
+    def _credentials(self) -> dict[str, str]:
+        with self._lock:  # the refresh hook of an exec plugin changes the configuration
+            headers: dict[str, str] = {}
+            self._api.update_params_for_auth(headers, [], ["BearerToken"])
+        return headers
+
+
+class Watch(Iterator[Object]):
+    """Events of one watch: `{"type", "object"}`; ends when the server ends it or when another thread calls `close`."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, path: str) -> None:
+        self._response, self._path = response, path
+        self._lines: list[bytes] = []
+        self._rest = b""
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._response.close()
+
+    def __next__(self) -> Object:
+        while not self._lines:
+            try:
+                chunk = self._response.read1(65_536)
+            except (HTTPError, OSError, ValueError, AttributeError) as error:  # the last two: closed while reading
+                if self._closed:
+                    raise StopIteration from None
+                raise _silent(f"watch {self._path}", error, True) from None
+            if not chunk:
+                raise StopIteration
+            *self._lines, self._rest = (self._rest + chunk).split(b"\n")
+            if len(self._rest) > BYTES_MAX:
+                raise ClusterError(f"watch {self._path}: an event larger than {BYTES_MAX // 1_000_000} MB")
+        event = _parsed(self._lines.pop(0), "watch", self._path)
+        if event.get("type") == "ERROR":
+            status = event.get("object") or {}
+            raise _error("watch", self._path, int(status.get("code") or 500), status, definite=True)
+        return event
+
+    def close(self) -> None:
+        """End the watch; a thread that waits in it sees its end."""
+        self._closed = True
+        try:
+            self._response.shutdown()
+        except (OSError, ValueError, RuntimeError):
+            return  # it ended by itself
+
+
+def _client(access: Access) -> tuple[ApiClient, ssl.SSLContext | None]:
+    """The client, and its TLS context made once: the client itself would read certificates from files for every connection."""
+    configuration = Configuration()
+    configuration.connection_pool_maxsize = CONNECTIONS_MAX
+    host = urlsplit(access.server).hostname or ""
+    if host == "localhost" or host.startswith("127.") or host == "::1":
+        configuration.proxy = None  # the client ignores NO_PROXY
+    with tempfile.TemporaryDirectory(prefix="aftershock-") as scratch:
+        try:
+            load_kube_config_from_dict(
+                dict(access.document), access.context, configuration, persist_config=False, temp_file_path=scratch
+            )
+        except ConfigException as error:
+            raise BadInput(f"context {access.context}: {error}") from None
+        context = None
+        if access.server.startswith("https://"):
+            try:
+                context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+                context.verify_flags &= (
+                    ~ssl.VERIFY_X509_STRICT
+                )  # as Go: many clusters' certificates lack key identifiers
+                if not configuration.verify_ssl:
+                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                if configuration.cert_file:
+                    context.load_cert_chain(configuration.cert_file, configuration.key_file)
+            except (ssl.SSLError, OSError) as error:
+                raise BadInput(f"context {access.context}: its certificates cannot be used: {error}") from None
+    return ApiClient(configuration), context
+
+
+def _read(response: urllib3.BaseHTTPResponse, ends: float, what: str, definite: bool = True) -> bytes:
+    """The whole body, or an error once the deadline is over; the connection goes back to the pool."""
+    content = bytearray()
+    try:
+        while chunk := response.read1(65_536):
+            content += chunk
+            if len(content) > BYTES_MAX or time.monotonic() > ends:
+                response.close()
+                why = "is too large" if len(content) > BYTES_MAX else "did not end in time"
+                raise ClusterUnreachable(f"{what}: the answer {why}", definite=definite)
+    except (HTTPError, OSError) as error:
+        response.close()
+        raise _silent(what, error, definite) from None
+    response.release_conn()
+    return bytes(content)
+
+
+def _parsed(content: bytes, method: str, path: str) -> Object:
+    try:
+        value = json.loads(content) if content else {}
+    except ValueError:
+        raise ClusterError(f"{method} {path}: the answer is no JSON: {content[:100]!r}") from None
+    if not isinstance(value, dict):
+        raise ClusterError(f"{method} {path}: the answer is no object")
+    return value
+
+
+def _refused(method: str, path: str, status: int, content: bytes, *, definite: bool) -> ClusterError:
+    try:
+        told = json.loads(content)
+    except ValueError:
+        told = {"message": content[:200].decode("utf-8", "replace").strip()}
+    return _error(method, path, status, told if isinstance(told, dict) else {}, definite=definite)
+
+
+def _error(method: str, path: str, status: int, told: Mapping[str, Any], *, definite: bool) -> ClusterError:
+    message = f"{method} {path}: {status} {told.get('message') or told.get('reason') or ''}".rstrip()
+    kind, hint = ClusterError, None
+    if status == 404:
+        kind = NotFound
+    elif status in (401, 403):
+        kind, hint = Forbidden, "are these credentials valid and allowed to do this? kubectl auth can-i"
+    elif not definite:
+        message += " (it may have been done all the same)"
+    return kind(message, hint=hint, status=status, reason=told.get("reason"), body=told, definite=definite)
+
+
+def _silent(what: str, error: Exception, definite: bool) -> ClusterUnreachable:
+    why = "no answer in time" if isinstance(error, ReadTimeoutError | TimeoutError) else f"no answer: {_cause(error)}"
+    if not definite:
+        why += " (it may have been done all the same)"
+    return ClusterUnreachable(f"{what}: {why}", definite=definite)
+
+
+def _cause(error: Exception) -> str:
+    text = str(error)
+    return text.rpartition(">: ")[2] or type(error).__name__
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _seconds(header: str | None) -> float:
+    return float(header) if header and header.isdigit() else 0.0

@@ -1,0 +1,35 @@
+"""Who calls whom, as spans show it, and which pods there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aftershock.cluster import Cluster
+from aftershock.observe.reach import Columns, Table
+
+CALL_COLUMNS = ("service", "kind", "peer")
+
+
+def calls(traces: Table | Columns) -> list[list[str]]:
+    """`[caller, callee]` for every pair of which at least one call was recorded, sorted. Needs the columns CALL_COLUMNS."""
+    columns = traces if isinstance(traces, dict) else traces.to_pydict()  # type: ignore[union-attr]
+    rows = zip(*(columns[name] for name in CALL_COLUMNS), strict=True)
+    seen = {
+        (service, peer) for service, kind, peer in rows if kind == "CLIENT" and service and peer and peer != service
+    }
+    return [list(pair) for pair in sorted(seen)]
+
+
+def pods(cluster: Cluster, namespaces: tuple[str, ...], label_selector: str | None = None) -> list[dict[str, Any]]:
+    """The pods of run.json's topology, by name; finished ones are left out. Raises ClusterError."""
+    found = []
+    for namespace in namespaces:
+        for pod in cluster.list(f"/api/v1/namespaces/{namespace}/pods", label_selector):
+            meta, status = pod["metadata"], pod.get("status") or {}
+            if status.get("phase") in ("Succeeded", "Failed"):
+                continue
+            found.append({
+                "name": meta["name"], "uid": meta.get("uid"), "service": (meta.get("labels") or {}).get("app"),
+                "node": (pod.get("spec") or {}).get("nodeName"), "ip": status.get("podIP"),
+            })  # fmt: skip
+    return sorted(found, key=lambda p: str(p["name"]))
