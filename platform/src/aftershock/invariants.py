@@ -91,6 +91,7 @@ def check(
     """
     acknowledged = list(dict.fromkeys(a for a in answers if a.acknowledged))
     ledger = Ledger(lines or ())
+    why: str | None
     if lines is None or not ledger.complete:
         why = (
             "the ledger could not be read" if lines is None else "the ledger is incomplete: its last line is not an end"
