@@ -43,7 +43,7 @@ class Node:
     @property
     def taints(self) -> list[dict[str, Any]]:
         """spec.taints."""
-        return self.object["spec"].get("taints") or []
+        return (self.object.get("spec") or {}).get("taints") or []
 
     def allocatable(self) -> dict[str, int]:
         """Resources in thousandths."""
@@ -99,7 +99,9 @@ Reasons = list[str]
 def cordoned(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """NodeUnschedulable."""
     taint = {"key": UNSCHEDULABLE, "effect": "NoSchedule"}
-    if node.object["spec"].get("unschedulable") and not tolerates(pod["spec"].get("tolerations") or [], taint):
+    if (node.object.get("spec") or {}).get("unschedulable") and not tolerates(
+        pod["spec"].get("tolerations") or [], taint
+    ):
         return ["node(s) were unschedulable"]
     return []
 

@@ -119,5 +119,5 @@ def _node_differs(event: Event) -> bool:
     if old is None or event.type == "DELETED":
         return True
     allocatable = [(n.get("status") or {}).get("allocatable") for n in (node, old)]
-    return bool(node["spec"] != old["spec"] or allocatable[0] != allocatable[1]
+    return bool(node.get("spec") != old.get("spec") or allocatable[0] != allocatable[1]
                 or node["metadata"].get("labels") != old["metadata"].get("labels"))  # fmt: skip

@@ -5,7 +5,6 @@ Source: kubernetes pkg/controller/deployment (sync.go, rolling.go, recreate.go, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +13,7 @@ from pocketkube.controllers import conditions, owners, pods, replicaset, rollout
 from pocketkube.controllers.moments import seconds, stamp
 from pocketkube.controllers.reconciler import Context, Key, key_of, keys
 from pocketkube.errors import AlreadyExists, ApiError
-from pocketkube.storage import Event, Object
+from pocketkube.storage import Event, Object, clone
 
 API_VERSION, KIND = "apps/v1", "Deployment"
 NEVER = 2**31 - 1  # progressDeadlineSeconds that means no deadline
@@ -112,7 +111,7 @@ class _Step:
         if new is None:
             return None
         number = max((rollout.revision(rs) for rs in self._old()), default=0) + 1
-        draft = copy.deepcopy(new)
+        draft = clone(new)
         self._annotate(draft, number)
         min_ready_s = self._d["spec"].get("minReadySeconds") or 0
         if min_ready_s != (new["spec"].get("minReadySeconds") or 0):
@@ -130,10 +129,10 @@ class _Step:
     def _create_new(self) -> Object | None:
         spec, (namespace, name) = self._d["spec"], self._key
         digest = rollout.template_hash(spec["template"], (self._d.get("status") or {}).get("collisionCount") or 0)
-        template = copy.deepcopy(spec["template"])
+        template = clone(spec["template"])
         labels = template.setdefault("metadata", {}).setdefault("labels", {})
         labels[rollout.HASH_LABEL] = digest
-        selector = copy.deepcopy(spec["selector"])
+        selector = clone(spec["selector"])
         selector.setdefault("matchLabels", {})[rollout.HASH_LABEL] = digest
         size = rollout.new_size(self._d, [self._member(rs) for rs in self._sets], 0)
         made: Object = {

@@ -14,6 +14,11 @@ from pocketkube.placement import tolerates
 from pocketkube.storage import Event, Object
 
 
+def taints_of(node: Object) -> list[Object]:
+    """spec.taints."""
+    return (node.get("spec") or {}).get("taints") or []
+
+
 def leaves_at_s(pod: Object, taints: list[Object], since_s: float) -> float | None:
     """When a pod must go for these taints, in Unix seconds; None if it may stay for good."""
     tolerations = pod["spec"].get("tolerations") or []
@@ -46,10 +51,13 @@ class TaintEvictionController:
             old = event.old["spec"] if event.old else {}
             if any(old.get(k) != event.object["spec"].get(k) for k in ("nodeName", "tolerations")):
                 yield event.object["metadata"]["namespace"], event.object["metadata"]["name"]
-        elif event.resource == "nodes" and event.type != "DELETED":
-            before = (event.old["spec"].get("taints") or []) if event.old else []
-            if (event.object["spec"].get("taints") or []) != before:
-                yield from self._on(event.object["metadata"]["name"])
+            return
+        if (
+            event.resource == "nodes"
+            and event.type != "DELETED"
+            and taints_of(event.object) != taints_of(event.old or {})
+        ):
+            yield from self._on(event.object["metadata"]["name"])
 
     def _on(self, node: str) -> Iterable[Key]:
         for pod in self._store.list("pods"):
@@ -59,7 +67,7 @@ class TaintEvictionController:
     def known(self) -> Iterable[Key]:
         """Pods on tainted nodes."""
         for node in self._store.list("nodes"):
-            if any(t["effect"] == "NoExecute" for t in node["spec"].get("taints") or []):
+            if any(t["effect"] == "NoExecute" for t in taints_of(node)):
                 yield from self._on(node["metadata"]["name"])
 
     def reconcile(self, key: Key) -> float | None:
@@ -70,7 +78,7 @@ class TaintEvictionController:
             self._marked.discard(key)
             return None
         now_s = self._clock()
-        at_s = leaves_at_s(pod, node["spec"].get("taints") or [], now_s)
+        at_s = leaves_at_s(pod, taints_of(node), now_s)
         if at_s is None:
             if key in self._marked:
                 self._marked.discard(key)

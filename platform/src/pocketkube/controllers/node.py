@@ -127,7 +127,8 @@ class NodeController:
 
     def _taint(self, node: Object, ready: Object | None) -> None:
         wanted: list[tuple[str, str]] = []
-        if node["spec"].get("unschedulable"):
+        spec = node.get("spec") or {}
+        if spec.get("unschedulable"):
             wanted.append((UNSCHEDULABLE, "NoSchedule"))
         status = ready["status"] if ready is not None else "Unknown"
         if status != "True":
@@ -136,14 +137,16 @@ class NodeController:
         wanted += [
             (f"node.kubernetes.io/{t}", "NoSchedule") for kind, t in PRESSURE.items() if conditions.is_true(node, kind)
         ]
-        has = node["spec"].get("taints") or []
+        has = spec.get("taints") or []
         kept = [t for t in has if t["key"] not in OURS or (t["key"], t["effect"]) in wanted]
         added = [w for w in wanted if w not in [(t["key"], t["effect"]) for t in kept]]
         if kept == has and not added:
             return
         now = stamp(self._clock())
         taints = kept + [{"key": key, "effect": effect, "timeAdded": now} for key, effect in added]
-        self._store.mutate("nodes", None, node["metadata"]["name"], lambda n: n["spec"].update(taints=taints))
+        self._store.mutate(
+            "nodes", None, node["metadata"]["name"], lambda n: n.setdefault("spec", {}).update(taints=taints)
+        )
 
     def _unready_pods(self, name: str) -> None:
         now = stamp(self._clock())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pocketkube.controllers import conditions, pods
+from pocketkube.controllers.eviction import taints_of
 from pocketkube.controllers.moments import stamp
 from pocketkube.controllers.reconciler import Context, Key, key_of
 from pocketkube.storage import Event, Object
@@ -24,7 +25,7 @@ class PodGarbageCollector:
     def touched(self, event: Event) -> Iterable[Key]:
         """All pods of a node that came, went or was tainted; a pod that was bound or is to end."""
         if event.resource == "nodes":
-            if event.type != "MODIFIED" or _taints(event.object) != _taints(event.old or {}):
+            if event.type != "MODIFIED" or taints_of(event.object) != taints_of(event.old or {}):
                 yield from self._on(event.object["metadata"]["name"])
         elif event.resource == "pods" and event.object["spec"].get("nodeName") and event.type != "DELETED":
             old = event.old
@@ -55,7 +56,7 @@ class PodGarbageCollector:
         node, now_s = self._store.find("nodes", None, name), self._clock()
         if node is not None:
             self._missing_since_s.pop(name, None)
-            out = any(t["key"] == OUT_OF_SERVICE for t in _taints(node))
+            out = any(t["key"] == OUT_OF_SERVICE for t in taints_of(node))
             if out and pods.is_terminating(pod) and not conditions.is_true(node, "Ready"):
                 self._remove(pod, "PodGC: node is out of service")
             return None
@@ -77,7 +78,3 @@ class PodGarbageCollector:
 
         self._store.mutate("pods", meta["namespace"], meta["name"], fail)
         self._store.delete("pods", meta["namespace"], meta["name"], meta["uid"])
-
-
-def _taints(node: Object) -> list[Object]:
-    return (node.get("spec") or {}).get("taints") or []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+from pocketkube.admission import defaults
 from pocketkube.controllers.conditions import find, is_true
 from pocketkube.controllers.moments import seconds, stamp
-from pocketkube.storage import Object, Store
+from pocketkube.storage import Object, Store, clone
 
 DEFAULT_GRACE_S = 30
 NOT_READY, UNREACHABLE = "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
@@ -47,46 +47,16 @@ def is_available(pod: Object, min_ready_s: float, now_s: float) -> bool:
     return available_in_s(pod, min_ready_s, now_s) == 0.0
 
 
-def finish(pod: Object) -> Object:
-    """Add to a new pod, in place, what admission and defaulting add upstream: tolerations, service account, phase, QoS class."""
-    spec, status = pod["spec"], pod.setdefault("status", {})
-    tolerations = spec.setdefault("tolerations", [])
-    for key in (NOT_READY, UNREACHABLE):
-        if not any(t.get("key") in (key, None, "") and t.get("effect") in ("NoExecute", None, "") for t in tolerations):
-            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
-    spec.setdefault("serviceAccountName", "default")
-    spec.setdefault("serviceAccount", spec["serviceAccountName"])
-    spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("terminationGracePeriodSeconds", DEFAULT_GRACE_S)
-    spec.setdefault("schedulerName", "default-scheduler")
-    spec.setdefault("enableServiceLinks", True)
-    status.setdefault("phase", "Pending")
-    status.setdefault("qosClass", qos_class(spec))
-    return pod
-
-
-def qos_class(spec: dict[str, Any]) -> str:
-    """Guaranteed, Burstable or BestEffort. Source: kubernetes pkg/apis/core/v1/helper/qos."""
-    resources = [c.get("resources") or {} for c in [*spec.get("containers", []), *(spec.get("initContainers") or [])]]
-    if not any((r.get("requests") or {}) or (r.get("limits") or {}) for r in resources):
-        return "BestEffort"
-    for r in resources:
-        limits = r.get("limits") or {}
-        requests = {**limits, **(r.get("requests") or {})}
-        if any(limits.get(n) is None or requests[n] != limits[n] for n in ("cpu", "memory")):
-            return "Burstable"
-    return "Guaranteed"
-
-
 def from_template(template: Object, namespace: str, owner_reference: dict[str, Any], **names: str) -> Object:
-    """A pod for a controller; `names` is name= or generateName=."""
+    """A pod for a controller, complete as if it came through the API; `names` is name= or generateName=."""
     meta = template.get("metadata") or {}
-    kept = {k: copy.deepcopy(meta[k]) for k in ("labels", "annotations", "finalizers") if meta.get(k)}
-    return finish({
-        "apiVersion": "v1", "kind": "Pod",
+    kept = {k: clone(meta[k]) for k in ("labels", "annotations", "finalizers") if meta.get(k)}
+    made: Object = {
+        "apiVersion": "v1", "kind": "Pod", "spec": clone(template["spec"]),
         "metadata": {**names, "namespace": namespace, **kept, "ownerReferences": [owner_reference]},
-        "spec": copy.deepcopy(template["spec"]),
-    })  # fmt: skip
+    }  # fmt: skip
+    defaults.fill("Pod", made)
+    return made
 
 
 def end(store: Store, pod: Object, now_s: float, grace_s: int | None = None) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pocketkube import selectors
-from pocketkube.controllers import owners, pods, revisions
+from pocketkube.controllers import claims, owners, pods, revisions
 from pocketkube.controllers.reconciler import Context, Key, key_of, keys
 from pocketkube.controllers.rollout import replicas_of
-from pocketkube.storage import Event, Object, clone
+from pocketkube.storage import Event, Object
 
 API_VERSION, KIND = "apps/v1", "StatefulSet"
 POD_NAME, POD_INDEX = "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index"
@@ -82,6 +82,7 @@ class StatefulSetController:
         rolling = (spec.get("updateStrategy") or {}).get("rollingUpdate") or {}
         partition = start + (rolling.get("partition") or 0)
         have, wait_s = self._pods(owner), None
+        claims.retain(self._store, owner, have, wanted)
         for n in wanted:
             pod = have.get(n)
             if pod is None:
@@ -134,29 +135,14 @@ class StatefulSetController:
         pod["spec"]["hostname"] = name
         if spec.get("serviceName"):
             pod["spec"]["subdomain"] = spec["serviceName"]
-        templates = spec.get("volumeClaimTemplates") or []
-        taken = {t["metadata"]["name"] for t in templates}
-        volumes = [v for v in pod["spec"].get("volumes") or [] if v["name"] not in taken]
-        for claim in templates:
-            claim_name = f"{claim['metadata']['name']}-{name}"
-            volumes.append({"name": claim["metadata"]["name"], "persistentVolumeClaim": {"claimName": claim_name}})
-            self._claim(owner, claim, claim_name, name)
-        if volumes:
+        for claim in claims.create(self._store, owner, name):
+            self._tell(
+                owner, "SuccessfulCreate", f"create Claim {claim} Pod {name} in StatefulSet {meta['name']} success"
+            )
+        if volumes := claims.volumes(owner, name, pod["spec"].get("volumes") or []):
             pod["spec"]["volumes"] = volumes
         self._store.create("pods", pod)
         self._tell(owner, "SuccessfulCreate", f"create Pod {name} in StatefulSet {meta['name']} successful")
-
-    def _claim(self, owner: Object, claim: Object, name: str, pod: str) -> None:
-        meta = owner["metadata"]
-        if self._store.find("persistentvolumeclaims", meta["namespace"], name) is not None:
-            return
-        labels = {**(claim["metadata"].get("labels") or {}), **(owner["spec"]["selector"].get("matchLabels") or {})}
-        kept = {"annotations": clone(claim["metadata"]["annotations"])} if claim["metadata"].get("annotations") else {}
-        self._store.create("persistentvolumeclaims", {
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": clone(claim["spec"]), "status": {"phase": "Pending"},
-            "metadata": {"name": name, "namespace": meta["namespace"], "labels": labels, **kept},
-        })  # fmt: skip
-        self._tell(owner, "SuccessfulCreate", f"create Claim {name} Pod {pod} in StatefulSet {meta['name']} success")
 
     def _tell(self, owner: Object, reason: str, note: str, kind: str = "Normal") -> None:
         self._store.record_event(owner, reason, note, kind=kind, source=self.name)

@@ -91,9 +91,7 @@ def test_a_node_back_in_time_keeps_its_pods() -> None:
 
 def test_a_node_that_never_reported_is_unknown_after_its_grace() -> None:
     async def test(w: World) -> None:
-        w.store.create(
-            "nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "body"}, "spec": {}, "status": {}}
-        )
+        w.store.create("nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "body"}})
         await asyncio.sleep(3)
         assert conditions.find(w.store.get("nodes", None, "body"), "Ready") is None
         assert taints(w) == ["unreachable:NoSchedule", "unreachable:NoExecute"]  # nothing runs where nobody answers

@@ -147,26 +147,3 @@ def test_a_refused_pod_is_a_condition_an_event_and_tried_again(monkeypatch: pyte
         assert "conditions" not in w.get("replicasets", "payments")["status"]
 
     live(test)
-
-
-@pytest.mark.parametrize(
-    ("resources", "expected"),
-    [
-        ([{}], "BestEffort"),
-        ([{"requests": {"cpu": "1"}}], "Burstable"),
-        ([{"limits": {"cpu": "1", "memory": "1Gi"}}], "Guaranteed"),
-        ([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}], "Burstable"),
-        ([{"limits": {"cpu": "1", "memory": "1Gi"}}, {}], "Burstable"),
-    ],
-)
-def test_qos_class(resources: list[Object], expected: str) -> None:
-    assert pods.qos_class({"containers": [{"resources": r} for r in resources]}) == expected
-
-
-def test_tolerations_of_the_user_stay_as_they_are() -> None:
-    mine = {"key": pods.UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
-    made = pods.finish({"spec": {"containers": [], "tolerations": [mine]}})
-    assert [t["tolerationSeconds"] for t in made["spec"]["tolerations"]] == [5, 300]
-    every = pods.finish({"spec": {"containers": [], "tolerations": [{"operator": "Exists"}]}})
-    assert len(every["spec"]["tolerations"]) == 1
-    assert pods.finish(pods.finish({"spec": {"containers": []}})) == pods.finish({"spec": {"containers": []}})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from pocketkube.controllers import pods
 from pocketkube.storage import Object
 from tests.pocketkube.controllers.test_deployment import image
@@ -197,5 +199,38 @@ def test_old_revisions_are_dropped_beyond_the_limit() -> None:
             w.patch("statefulsets", "postgres", image(tag))
             await asyncio.sleep(3)
         assert sorted(r["revision"] for r in w.store.list("controllerrevisions")) == [3, 4]
+
+    live(test)
+
+
+@pytest.mark.parametrize(
+    ("policy", "scaled", "deleted"),
+    [
+        ({}, [0, 1, 2], [0, 1, 2]),
+        ({"whenScaled": "Delete", "whenDeleted": "Retain"}, [0], [0]),
+        ({"whenScaled": "Retain", "whenDeleted": "Delete"}, [0, 1, 2], []),
+        ({"whenScaled": "Delete", "whenDeleted": "Delete"}, [0], []),
+    ],
+)
+def test_claims_are_kept_or_go_as_the_policy_says(policy: Object, scaled: list[int], deleted: list[int]) -> None:
+    async def test(w: World) -> None:
+        def claims() -> list[int]:
+            return [int(c["metadata"]["name"][-1]) for c in w.store.list("persistentvolumeclaims")]
+
+        w.nodes("memory")
+        stateful_set(w, persistentVolumeClaimRetentionPolicy=policy)
+        await w.until(lambda: rolled_out(w))
+        w.patch("statefulsets", "postgres", lambda s: s["spec"].update(replicas=1))
+        await asyncio.sleep(5)
+        assert claims() == scaled
+        w.patch("statefulsets", "postgres", lambda s: s["spec"].update(replicas=3))
+        await asyncio.sleep(5)
+        assert claims() == [0, 1, 2]
+        w.patch("statefulsets", "postgres", lambda s: s["spec"].update(replicas=1))
+        await asyncio.sleep(5)
+        w.store.delete("statefulsets", "shop", "postgres")
+        await asyncio.sleep(5)
+        assert w.pods() == []
+        assert claims() == deleted
 
     live(test)
