@@ -1,6 +1,6 @@
-"""Manifests from a folder with a kustomization.yaml: `resources` only, in order.
+"""Manifests from a folder with a kustomization.yaml: `resources` only, sorted as kustomize does, what others need first.
 
-Any other kustomization key is refused by name, since a manifest that is applied half is worse than none; `kubectl kustomize` renders those.
+A Service must exist before the pods that are told its address. Any other kustomization key is refused by name, since a manifest that is applied half is worse than none; `kubectl kustomize` renders those.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ from aftershock.errors import BadInput
 Object = dict[str, Any]
 _KNOWN = frozenset({"apiVersion", "kind", "resources"})
 _FILES_MAX = 500
+_FIRST = (
+    "Namespace",
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ConfigMap",
+    "Secret",
+    "Service",
+    "PersistentVolumeClaim",
+)
 
 
 def render(folder: Path) -> list[Object]:
@@ -38,7 +48,7 @@ def render(folder: Path) -> list[Object]:
         if key in seen:
             raise BadInput(f"{folder}: {'/'.join(key)} is given twice")
         seen.add(key)
-    return objects
+    return sorted(objects, key=lambda o: _FIRST.index(o["kind"]) if o["kind"] in _FIRST else len(_FIRST))
 
 
 def _files(folder: Path, above: tuple[Path, ...]) -> list[Path]:

@@ -26,7 +26,9 @@ def test_the_shop_renders_whole() -> None:
     assert ("Namespace", "shop") in names
     assert ("StatefulSet", "postgres") in names
     assert sum(kind == "Deployment" for kind, _ in names) == 6
-    assert objects[0]["kind"] == "Namespace"
+    kinds = [o["kind"] for o in objects]
+    assert kinds[0] == "Namespace"
+    assert max(n for n, kind in enumerate(kinds) if kind == "Service") < kinds.index("Deployment")
 
 
 CONFIG = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: n}\n"
