@@ -23,12 +23,23 @@ from pathlib import Path
 from typing import Any
 
 from pocketkube import processes
-from pocketkube.daemon import CLUSTER, Order
 from pocketkube.errors import StartError
 
+CLUSTER = "cluster.json"
 NODES = ("brain", "body", "body2", "memory")
 UP_S, DOWN_S, LOCK_S = 30.0, 6.0, 60.0
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a daemon is told: the cluster to be, and a descriptor for its progress."""
+
+    name: str
+    folder: str
+    nodes: list[str]
+    images: str | None
+    report: int
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import importlib.metadata
 import json
 import logging
@@ -19,7 +18,6 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import uvloop
 from pocketkube import addresses, certificates, images, processes
 from pocketkube.api.listener import listener
 from pocketkube.api.server import application
+from pocketkube.clusters import CLUSTER, Order
 from pocketkube.controllers.loop import Controllers
 from pocketkube.errors import Invalid, StartError
 from pocketkube.kubelet import Kubelet, spec_of
@@ -39,18 +38,6 @@ from pocketkube.storage import Object, Store
 from pocketkube.supervisor import Supervisor
 
 READY_S = 20.0
-CLUSTER = "cluster.json"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What cluster to be."""
-
-    name: str
-    folder: str
-    nodes: list[str]
-    images: str | None
-    report: int
 
 
 async def serve(order: Order) -> None:
@@ -62,7 +49,7 @@ async def serve(order: Order) -> None:
         loop.add_signal_handler(number, stopped.set)
     _tell(order, stage="images")
     known = images.read(Path(order.images)) if order.images else images.Images()
-    a, bound = addresses.claim(f"{getpass.getuser()}/{folder}")
+    a, bound = addresses.claim(f"{os.getuid()}/{folder}")
     given = addresses.Addresses(a)
     server = f"https://{given.api}:{bound.getsockname()[1]}"
     identity = certificates.make(folder, given.api)

@@ -2,7 +2,8 @@
 
 It reads the environment that the official image reads (POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGDATA), and PGPORT and
 PGHOST_LISTEN. An empty PGDATA is initialised with a scram password; SIGTERM ends the server fast and cleanly.
-PostgreSQL refuses to run as root, so root runs it in a user namespace of its own in which it is somebody else.
+PostgreSQL refuses to run as root, so root runs it in a user namespace of its own in which it is somebody else. Where such namespaces
+work it also gets an IPC namespace, so that a killed server leaves no shared memory behind; it has no Unix socket.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from types import FrameType
 
 NOBODY = 65534
 PR_SET_PDEATHSIG = 1
-CLONE_NEWUSER = 0x10000000
+CLONE_NEWUSER, CLONE_NEWIPC = 0x10000000, 0x08000000
+NAMESPACES = False  # set once at the start
 MAX_CONNECTIONS = 120
 
 
@@ -69,7 +71,7 @@ def initialise(server: Server) -> None:
         return
     server.data.mkdir(parents=True, exist_ok=True)
     server.data.chmod(0o700)
-    with tempfile.NamedTemporaryFile("w", prefix="pw-") as password:  # mode 0600
+    with tempfile.NamedTemporaryFile("w", prefix=".pw-", dir=server.data.parent) as password:  # mode 0600
         password.write(server.password)
         password.flush()
         made = subprocess.run(
@@ -92,14 +94,28 @@ def initialise(server: Server) -> None:
         rules.write("host all all all scram-sha-256\n")
 
 
-def command(server: Server, sockets: str) -> list[str]:
+def command(server: Server) -> list[str]:
     """The server's command line; durability settings are PostgreSQL's own defaults."""
     options = {
-        "listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": sockets,
-        "max_connections": str(MAX_CONNECTIONS), "shared_buffers": "64MB", "jit": "off", "autovacuum_naptime": "10min",
+        "listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": "",
+        "dynamic_shared_memory_type": "mmap", "io_method": "sync", "max_connections": str(MAX_CONNECTIONS), "shared_buffers": "64MB",
+        "jit": "off", "autovacuum_naptime": "10min",
     }  # fmt: skip
     flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     return [str(binaries() / "postgres"), "-D", str(server.data), *flags]
+
+
+def namespaces_work() -> bool:
+    """True if a process of this user can have a user and an IPC namespace: tried in a child."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _leave()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def in_child() -> None:
@@ -107,34 +123,38 @@ def in_child() -> None:
 
     The order matters: the kernel forgets the signal when credentials change (user_namespaces(7), prctl(2)).
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0 or NAMESPACES:
+        _leave()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _leave() -> None:
     user, group = os.geteuid(), os.getegid()
-    if user == 0:
-        if libc.unshare(CLONE_NEWUSER):
-            raise OSError(ctypes.get_errno(), "unshare: this system forbids user namespaces")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1")
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWIPC):
+        raise OSError(ctypes.get_errno(), "unshare: this system forbids user namespaces")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user or NOBODY} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group or NOBODY} {group} 1")
 
 
 def main() -> int:
     """Run until the server ends; its exit code."""
+    global NAMESPACES
+    NAMESPACES = namespaces_work()
     try:
         server = read()
         initialise(server)
     except (ImageError, OSError, subprocess.TimeoutExpired) as error:
         print(f"postgres: {error}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="pg-") as sockets:
-        process = subprocess.Popen(command(server, sockets), preexec_fn=in_child)
+    process = subprocess.Popen(command(server), preexec_fn=in_child)
 
-        def end(number: int, frame: FrameType | None) -> None:
-            process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+    def end(number: int, frame: FrameType | None) -> None:
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
 
-        signal.signal(signal.SIGTERM, end)
-        signal.signal(signal.SIGINT, end)
-        return process.wait()
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    return process.wait()
 
 
 if __name__ == "__main__":
