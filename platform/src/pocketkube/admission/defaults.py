@@ -60,10 +60,10 @@ def pod_spec(spec: Json) -> None:
     for volume in _maps(spec.get("volumes")):
         if not (volume.keys() - {"name"}):
             volume["emptyDir"] = {}
-        for source in ("configMap", "secret"):
+        for source in ("configMap", "secret", "downwardAPI", "projected"):
             if isinstance(volume.get(source), dict):
                 volume[source].setdefault("defaultMode", 420)
-    for container in _maps(spec.get("containers")):
+    for container in (*_maps(spec.get("initContainers")), *_maps(spec.get("containers"))):
         _container(container)
 
 

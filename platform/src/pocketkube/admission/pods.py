@@ -21,11 +21,13 @@ def pod_spec(spec: Mapping[str, Json], path: str) -> Iterable[Cause]:
     containers = spec.get("containers") or []
     if not containers:
         yield required(f"{path}.containers")
-    yield from _unique(containers, f"{path}.containers", "name")
     yield from _unique(spec.get("volumes") or [], f"{path}.volumes", "name")
     volumes = {v.get("name") for v in spec.get("volumes") or []}
     for n, container in enumerate(containers):
         yield from _container(container, f"{path}.containers[{n}]", volumes)
+    for n, container in enumerate(spec.get("initContainers") or []):
+        yield from _container(container, f"{path}.initContainers[{n}]", volumes)
+    yield from _unique([*containers, *(spec.get("initContainers") or [])], f"{path}.containers", "name")
     for n, volume in enumerate(spec.get("volumes") or []):
         yield from _volume(volume, f"{path}.volumes[{n}]")
     if spec.get("restartPolicy") not in ("Always", "OnFailure", "Never"):
@@ -97,6 +99,10 @@ def _container(container: Mapping[str, Json], path: str, volumes: set[Json]) -> 
     for name in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(name) is not None:
             yield from _probe(container[name], f"{path}.{name}", names, name != "readinessProbe")
+    for name in ("postStart", "preStop"):
+        hook = (container.get("lifecycle") or {}).get(name)
+        if hook is not None:
+            yield from _handler(hook, f"{path}.lifecycle.{name}", names, ("httpGet", "tcpSocket", "exec", "sleep"))
 
 
 def _variable(variable: Mapping[str, Json], path: str) -> Iterable[Cause]:
@@ -125,27 +131,33 @@ def _variable(variable: Mapping[str, Json], path: str) -> Iterable[Cause]:
 
 
 def _probe(probe: Mapping[str, Json], path: str, ports: set[str], once: bool) -> Iterable[Cause]:
-    handlers = [h for h in ("httpGet", "tcpSocket", "exec") if probe.get(h) is not None]
-    if len(handlers) != 1:
-        yield (required(path, "must specify a handler type") if not handlers else
-               (f"{path}.{handlers[1]}", "Forbidden: may not specify more than 1 handler type", "FieldValueForbidden"))  # fmt: skip
-    for handler in handlers:
-        if handler == "exec":
-            if not probe["exec"].get("command"):
-                yield required(f"{path}.exec.command")
-            continue
-        number = probe[handler].get("port")
-        if isinstance(number, str) and not number.isdigit() and number not in ports:
-            yield invalid(f"{path}.{handler}.port", number, "no port of this container has this name")
-        elif not isinstance(number, str) and (number is None or not 1 <= number <= 65535):
-            yield invalid(f"{path}.{handler}.port", number, "must be between 1 and 65535, inclusive")
-        if handler == "httpGet" and probe["httpGet"].get("scheme") not in ("HTTP", "HTTPS"):
-            yield unsupported(f"{path}.httpGet.scheme", probe["httpGet"].get("scheme"), ("HTTP", "HTTPS"))
+    yield from _handler(probe, path, ports, ("httpGet", "tcpSocket", "exec"))
     yield from positive(
         probe, path, "initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"
     )
     if once and probe.get("successThreshold") not in (None, 1):
         yield invalid(f"{path}.successThreshold", probe["successThreshold"], "must be 1")
+
+
+def _handler(handler: Mapping[str, Json], path: str, ports: set[str], kinds: tuple[str, ...]) -> Iterable[Cause]:
+    """What a probe or a lifecycle hook does: exactly one thing."""
+    chosen = [k for k in kinds if handler.get(k) is not None]
+    if not chosen:
+        yield required(path, "must specify a handler type")
+    elif len(chosen) > 1:
+        yield f"{path}.{chosen[1]}", "Forbidden: may not specify more than 1 handler type", "FieldValueForbidden"
+    for kind in chosen:
+        if kind == "exec" and not handler["exec"].get("command"):
+            yield required(f"{path}.exec.command")
+        if kind not in ("httpGet", "tcpSocket"):
+            continue
+        number = handler[kind].get("port")
+        if isinstance(number, str) and not number.isdigit() and number not in ports:
+            yield invalid(f"{path}.{kind}.port", number, "no port of this container has this name")
+        elif not isinstance(number, str) and (number is None or not 1 <= number <= 65535):
+            yield invalid(f"{path}.{kind}.port", number, "must be between 1 and 65535, inclusive")
+        if kind == "httpGet" and handler["httpGet"].get("scheme", "HTTP") not in ("HTTP", "HTTPS"):
+            yield unsupported(f"{path}.httpGet.scheme", handler["httpGet"].get("scheme"), ("HTTP", "HTTPS"))
 
 
 def _volume(volume: Mapping[str, Json], path: str) -> Iterable[Cause]:

@@ -20,6 +20,7 @@ class Field:
     outer: str
     inner: str
     fate: str = ""  # "", "unenforced" or "refused"
+    done_anyway: str = ""  # the value that has no fate, because it is what happens
 
 
 ROOT = {
@@ -60,9 +61,11 @@ def shapes() -> Mapping[str, Mapping[str, Field]]:
 
 def _parse(text: str) -> Field:
     words = text.split()
-    fate = words.pop(0) if words[0] in ("unenforced", "refused") else ""
+    fate, _, done_anyway = (
+        words.pop(0).partition("=") if words[0].startswith(("unenforced", "refused")) else ("", "", "")
+    )
     outer = words.pop(0) if words[0] in ("list", "map") else ""
-    return Field(outer, words[0], fate)
+    return Field(outer, words[0], fate, done_anyway)
 
 
 def examine(kind: str, obj: dict[str, Json]) -> Findings:
@@ -83,7 +86,7 @@ def _map(shape: Mapping[str, Field], value: dict[str, Json], path: str, found: F
             continue
         if below is None:
             continue
-        if known.fate and below not in (False, 0, "", [], {}):
+        if known.fate and below not in (False, 0, "", [], {}, known.done_anyway):
             (found.refused if known.fate == "refused" else found.unenforced).append(at)
         _value(known, below, at, found)
 

@@ -189,6 +189,7 @@ def _claim(obj: Object) -> list[Cause]:
     return causes
 
 
+_MODES = ("all", "one", "fixed", "fixed-percent", "random-max-percent")
 _DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
 
 
@@ -202,8 +203,10 @@ def _network_chaos(obj: Object) -> list[Cause]:
     for path, part in (("spec", spec), ("spec.target", spec.get("target"))):
         if part is None:
             continue
-        if part.get("mode") not in ("all", "one"):
-            causes.append(unsupported(f"{path}.mode", part.get("mode"), ("all", "one")))
+        if part.get("mode") not in _MODES:
+            causes.append(unsupported(f"{path}.mode", part.get("mode"), _MODES))
+        elif part["mode"] not in ("all", "one") and not str(part.get("value") or "").isdecimal():
+            causes.append(required(f"{path}.value", f"mode {part['mode']} needs a whole number"))
         if not part.get("selector"):
             causes.append(required(f"{path}.selector", "an empty selector would select every pod"))
     if spec["direction"] not in ("to", "from", "both"):

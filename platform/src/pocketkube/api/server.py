@@ -130,10 +130,8 @@ class Api:
                 return self._writer.update(call)
             case "patch":
                 return self._writer.patch(call)
-            case "delete":
-                return self._writer.delete(call)
             case _:
-                return self._writer.delete_collection(call)
+                return self._writer.delete(call)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect

@@ -1,4 +1,4 @@
-"""create, update, patch (four kinds), delete and deletecollection."""
+"""create, update, patch (four kinds) and delete."""
 
 from __future__ import annotations
 
@@ -220,17 +220,6 @@ class Writer:
         if call.resource.group:
             details["group"] = call.resource.group
         return reply({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
-
-    def delete_collection(self, call: Call) -> Answer:
-        """DELETE of all that is selected."""
-        options = DeleteOptions.of(call)
-        found = reads.items(self.store, call)
-        gone = [
-            self.remove(call.resource, o["metadata"].get("namespace"), o["metadata"]["name"], options) for o in found
-        ]
-        return reply({"kind": f"{call.resource.kind}List", "apiVersion": call.resource.api_version,
-                      "metadata": {"resourceVersion": self.store.version},
-                      "items": [reads.present(call.resource, o) for o in gone]})  # fmt: skip
 
     def remove(self, resource: Resource, namespace: str | None, name: str, options: DeleteOptions) -> Object:
         """Delete one object as its kind wants it: pods get their grace, namespaces their end, owners their finalizer."""
