@@ -192,6 +192,11 @@ class UndoJournal:
         """All entries of a run, oldest first."""
         return self._read("run = ?1 ORDER BY id", (run_id,))
 
+    def undone_yet_there(self, cluster: Cluster, run_id: str) -> list[Entry]:
+        """Entries of a run that are marked done although the cluster is not as before (any more), newest first."""
+        done = [e for e in self.of_run(run_id) if e.state == "done" and e.inverse.kind != "none"]
+        return [e for e in reversed(done) if _unmet_or_unsure(cluster, e.inverse)]
+
     def evidence(self, run_id: str) -> dict[str, Any]:
         """`evidence.json`.undo of a run."""
         entries = self.of_run(run_id)
@@ -286,6 +291,13 @@ def unmet(cluster: Cluster, inverse: Inverse) -> str | None:
         if have != wanted and (have or wanted):
             return f"{'.'.join(keys)} is {have!r:.200}, was {wanted!r:.200}"
     return None
+
+
+def _unmet_or_unsure(cluster: Cluster, inverse: Inverse) -> bool:
+    try:
+        return unmet(cluster, inverse) is not None
+    except AftershockError:
+        return True
 
 
 def _now_us() -> int:

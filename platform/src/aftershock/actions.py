@@ -1,0 +1,271 @@
+"""Chaos Toolkit actions of aftershock's own, usable from any experiment file as `module: aftershock.actions`.
+
+Each says in its result what it did; what it could not do is an error. The cluster comes from aftershock's configuration or, under a plain
+`chaos run`, from $KUBECONFIG and $KUBERNETES_CONTEXT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from aftershock import faults, settings
+from aftershock.cluster import Cluster
+from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound, Refused
+
+Configuration = Mapping[str, Any] | None
+Json = dict[str, Any]
+OWNER = {"app.kubernetes.io/managed-by": "aftershock"}
+_RETRY_S = 0.25
+_POLL_S = 0.1
+_INJECT_S = 10.0
+_LABEL = re.compile(r"[A-Za-z0-9./_-]+")
+
+__all__ = [
+    "delete_pods", "drain_node", "network_delay", "network_loss", "network_partition", "remove_network_fault", "uncordon_node",
+]  # fmt: skip
+
+
+def cluster_of(configuration: Configuration, secrets: Mapping[str, Any] | None = None) -> Cluster:
+    """The cluster that an activity acts on. Raises BadInput, ClusterUnreachable."""
+    given = configuration or {}
+    config = str(given.get("aftershock_kubeconfig") or os.environ.get("KUBECONFIG") or "")
+    context = (
+        given.get("aftershock_context")
+        or (secrets or {}).get("KUBERNETES_CONTEXT")
+        or os.environ.get("KUBERNETES_CONTEXT")
+    )
+    return _connect(str(context or "pocket"), config)
+
+
+@lru_cache(maxsize=4)
+def _connect(context: str, config: str) -> Cluster:
+    return Cluster.connect(context, settings.read({**os.environ, "KUBECONFIG": config}))
+
+
+def drain_node(
+    name: str, ns: str | None = None, timeout_s: float = 60.0, grace_period_s: int | None = None,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> Json:  # fmt: skip
+    """Cordon a node, evict its pods (of namespace `ns` only, if given) through the eviction API, and wait until they are gone.
+
+    A budget that says no (429) is asked again until `timeout_s`; then the drain ends as refused with the API's reason.
+    Pods of DaemonSets, mirror pods and finished pods stay and are listed. Returns node, evicted, skipped, seconds.
+    """
+    cluster = cluster_of(configuration, secrets)
+    begun = time.monotonic()
+    ends = begun + timeout_s
+    cluster.request("PATCH", f"/api/v1/nodes/{name}", body={"spec": {"unschedulable": True}},
+                    content_type="application/strategic-merge-patch+json")  # fmt: skip
+    path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
+    there = cluster.list(path, field_selector=f"spec.nodeName={name}")
+    skipped = [{"pod": _name(p), "why": why} for p in there if (why := faults.stays(p))]
+    left = {p["metadata"]["uid"]: p for p in there if not faults.stays(p)}
+    evicted: list[str] = []
+    blocked: dict[str, str] = {}
+    waiting = dict(left)  # not yet accepted
+    while True:
+        for uid, pod in list(waiting.items()):
+            answer = _evict(cluster, pod, grace_period_s)
+            if answer is None:
+                evicted.append(_name(pod))
+                del waiting[uid]
+                blocked.pop(_name(pod), None)
+            else:
+                blocked[_name(pod)] = answer
+        left = {uid: pod for uid, pod in left.items() if uid in waiting or _still_there(cluster, pod)}
+        if not left:
+            seconds = round(time.monotonic() - begun, 3)
+            return {"node": name, "evicted": sorted(evicted), "skipped": skipped, "seconds": seconds}
+        if time.monotonic() > ends:
+            break
+        time.sleep(_RETRY_S)
+    if blocked:
+        reason = next(iter(blocked.values()))
+        raise Refused(f"429 {reason} ({', '.join(sorted(blocked))} not evicted within {timeout_s:g} s;"
+                      f" {len(evicted)} of {len(evicted) + len(waiting)} pods evicted)")  # fmt: skip
+    names = ", ".join(sorted(_name(p) for p in left.values()))
+    raise DeadlineExceeded(f"evicted, but not gone from {name} within {timeout_s:g} s: {names}")
+
+
+def _evict(cluster: Cluster, pod: Json, grace_period_s: int | None) -> str | None:
+    """Ask for one eviction; None if it was granted or needed no more, else why not (yet)."""
+    meta = pod["metadata"]
+    options: Json = {"preconditions": {"uid": meta["uid"]}}
+    if grace_period_s is not None:
+        options["gracePeriodSeconds"] = grace_period_s
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": options,
+            "metadata": {"name": meta["name"], "namespace": meta["namespace"]}}  # fmt: skip
+    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction"
+    try:
+        cluster.request("POST", path, body=body)
+    except NotFound:
+        return None
+    except ClusterError as error:
+        if error.status == 429:
+            causes = (error.body.get("details") or {}).get("causes") or []
+            detail = "; ".join(str(c.get("message")) for c in causes if c.get("message"))
+            return f"{error.body.get('message') or error.reason}{f' {detail}' if detail else ''}"
+        if (
+            error.status == 409
+        ):  # its uid is another: it was replaced, which no drain can be after; or it is being changed
+            return None if not _still_there(cluster, pod) else str(error)
+        raise
+    return None
+
+
+def _still_there(cluster: Cluster, pod: Json) -> bool:
+    meta = pod["metadata"]
+    try:
+        live = cluster.request("GET", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}")
+    except NotFound:
+        return False
+    return bool(live["metadata"]["uid"] == meta["uid"])
+
+
+def uncordon_node(name: str, configuration: Configuration = None, secrets: Mapping[str, Any] | None = None) -> Json:
+    """Let pods be scheduled on a node again."""
+    cluster_of(configuration, secrets).request(
+        "PATCH", f"/api/v1/nodes/{name}", body={"spec": {"unschedulable": False}},
+        content_type="application/strategic-merge-patch+json",
+    )  # fmt: skip
+    return {"node": name, "unschedulable": False}
+
+
+def delete_pods(
+    ns: str, uids: Sequence[str], grace_period_s: int | None = None,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> list[str]:  # fmt: skip
+    """Delete exactly these pods; one that is gone or was replaced is an error, since then the wrong thing was aimed at."""
+    cluster = cluster_of(configuration, secrets)
+    by_uid = {p["metadata"]["uid"]: p["metadata"]["name"] for p in faults.pods(cluster, ns)}
+    if missing := sorted(set(uids) - set(by_uid)):
+        raise NotFound(f"no pods with uid {', '.join(missing)} in {ns}")
+    for uid in uids:
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        if grace_period_s is not None:
+            options["gracePeriodSeconds"] = grace_period_s
+        cluster.request("DELETE", f"/api/v1/namespaces/{ns}/pods/{by_uid[uid]}", body=options)
+    return [by_uid[uid] for uid in uids]
+
+
+def network_delay(
+    ns: str, label_selector: str, latency_ms: float, jitter_ms: float = 0.0,
+    direction: Literal["to", "from", "both"] = "to", target_ns: str | None = None, target_selector: str | None = None,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> Json:  # fmt: skip
+    """Delay what flows between the selected pods and the target (everything, without one) by `latency_ms` a direction."""
+    if not 0 < latency_ms <= 60_000 or not 0 <= jitter_ms <= latency_ms:
+        raise BadInput("latency_ms takes 0 to 60000 and jitter_ms at most as much")
+    delay = {"latency": f"{latency_ms:g}ms", "jitter": f"{jitter_ms:g}ms", "correlation": "0"}
+    spec = {"action": "delay", "delay": delay, **_between(ns, label_selector, direction, target_ns, target_selector)}
+    return _inject(cluster_of(configuration, secrets), ns, "network-delay", spec, configuration)
+
+
+def network_loss(
+    ns: str, label_selector: str, loss_percent: float,
+    direction: Literal["to", "from", "both"] = "to", target_ns: str | None = None, target_selector: str | None = None,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> Json:  # fmt: skip
+    """Lose `loss_percent` of what flows between the selected pods and the target."""
+    if not 0 < loss_percent <= 100:
+        raise BadInput("loss_percent takes more than 0 and at most 100")
+    loss = {"loss": f"{loss_percent:g}", "correlation": "0"}
+    spec = {"action": "loss", "loss": loss, **_between(ns, label_selector, direction, target_ns, target_selector)}
+    return _inject(cluster_of(configuration, secrets), ns, "network-loss", spec, configuration)
+
+
+def network_partition(
+    ns: str, label_selector: str, direction: Literal["to", "from", "both"] = "both",
+    target_ns: str | None = None, target_selector: str | None = None,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> Json:  # fmt: skip
+    """Let nothing flow between the selected pods and the target."""
+    spec = {"action": "partition", **_between(ns, label_selector, direction, target_ns, target_selector)}
+    return _inject(cluster_of(configuration, secrets), ns, "network-partition", spec, configuration)
+
+
+def remove_network_fault(
+    ns: str, name: str | None = None, timeout_s: float = 15.0,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> list[str]:  # fmt: skip
+    """Remove one network fault, or without a name all of aftershock's in a namespace, and wait until they are gone."""
+    cluster = cluster_of(configuration, secrets)
+    collection = f"{faults.CHAOS_MESH}/namespaces/{ns}/networkchaos"
+    selector = ",".join(f"{key}={value}" for key, value in OWNER.items())
+    names = [name] if name else [o["metadata"]["name"] for o in cluster.list(collection, label_selector=selector)]
+    ends = time.monotonic() + timeout_s
+    for each in names:
+        if not _gone(cluster, "DELETE", f"{collection}/{each}"):
+            while not _gone(cluster, "GET", f"{collection}/{each}"):
+                if time.monotonic() > ends:
+                    raise DeadlineExceeded(f"NetworkChaos {each} is not gone within {timeout_s:g} s")
+                time.sleep(_POLL_S)
+    return names
+
+
+def _gone(cluster: Cluster, method: str, path: str) -> bool:
+    try:
+        cluster.request(method, path)
+    except NotFound:
+        return True
+    return False
+
+
+def _between(ns: str, selector: str, direction: str, target_ns: str | None, target_selector: str | None) -> Json:
+    if direction not in ("to", "from", "both"):
+        raise BadInput("direction is to, from or both")
+    if direction != "to" and not target_selector:
+        raise BadInput(
+            f"direction {direction} needs target_selector", hint="Chaos Mesh knows no `from` without a target"
+        )
+    spec: Json = {"mode": "all", "direction": direction, "selector": _selector(ns, selector)}
+    if target_selector:
+        spec["target"] = {"mode": "all", "selector": _selector(target_ns or ns, target_selector)}
+    return spec
+
+
+def _selector(ns: str, text: str) -> Json:
+    labels = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        key, value = key.strip(), value.lstrip("=").strip()
+        if not equals or not _LABEL.fullmatch(key) or not (value == "" or _LABEL.fullmatch(value)):
+            raise BadInput(f"{text!r} is no list of key=value", hint="network faults select pods by equal labels")
+        labels[key] = value
+    return {"namespaces": [ns], "labelSelectors": labels}
+
+
+def _inject(cluster: Cluster, ns: str, action: str, spec: Json, configuration: Configuration) -> Json:
+    run_id = str((configuration or {}).get("aftershock_run_id") or "")
+    if not run_id:  # a plain `chaos run`: the same fault has the same name
+        run_id = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
+    name = faults.network_fault_name(run_id, action)
+    collection = f"{faults.CHAOS_MESH}/namespaces/{ns}/networkchaos"
+    body = {"apiVersion": "chaos-mesh.org/v1alpha1", "kind": "NetworkChaos", "spec": spec,
+            "metadata": {"name": name, "namespace": ns, "labels": OWNER}}  # fmt: skip
+    try:
+        cluster.request("POST", collection, body=body)
+    except NotFound:
+        raise ClusterError("fault not available on this cluster: it does not serve chaos-mesh.org/v1alpha1",
+                           hint="install Chaos Mesh, or use pocketkube") from None  # fmt: skip
+    ends = time.monotonic() + _INJECT_S
+    while True:
+        live = cluster.request("GET", f"{collection}/{name}")
+        conditions = {c["type"]: c for c in (live.get("status") or {}).get("conditions") or []}
+        if conditions.get("AllInjected", {}).get("status") == "True":
+            return {"name": name, "uid": live["metadata"]["uid"], "action": spec["action"], "injected": True}
+        if time.monotonic() > ends:
+            told = json.dumps(list(conditions.values()))[:300]
+            raise DeadlineExceeded(f"NetworkChaos {name} is not injected within {_INJECT_S:g} s: {told}")
+        time.sleep(_POLL_S)
+
+
+def _name(pod: Json) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
