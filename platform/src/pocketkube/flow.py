@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 SEGMENT = 1448
 RTO_S, SYN_RTO_S, RETRIES = 0.2, 1.0, 6
+CLOCK_S = 0.001  # uvloop counts milliseconds; a delay is never shorter than it says
 HELD_MOST, HELD_FEW = 1 << 20, 1 << 18  # bytes
 
 
@@ -150,7 +151,7 @@ class Flow:
     def _hold(self, data: bytes) -> None:
         due = self._loop.time()
         if self._disturbance is not None and not self._disturbance.blocked:
-            due += self._disturbance.hold_s(len(data) or 1)
+            due += self._disturbance.hold_s(len(data) or 1) + CLOCK_S
         self._last_due = due = max(due, self._last_due)
         self._held.append((due, data))
         self._size += len(data)
@@ -161,7 +162,7 @@ class Flow:
         self._stop_timer()
         if self._sink is None or (self._disturbance is not None and self._disturbance.blocked):
             return
-        now = self._loop.time() + 0.0002  # the loop's clock is not finer
+        now = self._loop.time()
         while self._held and self._held[0][0] <= now:
             _, data = self._held.popleft()
             self._size -= len(data)

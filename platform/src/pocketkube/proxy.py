@@ -91,6 +91,14 @@ class Proxy:
                     failed.append([address, port, str(error)])
         return failed
 
+    def close(self) -> None:
+        """Close all listeners and break all connections off."""
+        for listener in self._listeners.values():
+            if listener.server:
+                listener.server.close()
+        for connection in list(self.connections):
+            connection.close()
+
     def disturbance(self, source: str | None, target: str | None) -> Disturbance | None:
         """What the faults do to bytes from source to target."""
         key = (source, target)
@@ -184,6 +192,14 @@ class Connection:
         if end is self.client:
             self._proxy.connections.add(self)
             self._task = self._loop.create_task(self._connect())
+
+    def close(self) -> None:
+        """Break it off."""
+        if self._task is not None:
+            self._task.cancel()
+        for end in (self.client, self._server):
+            if end.transport is not None:
+                abort(end.transport)
 
     def disturb(self) -> None:
         """The faults have changed."""
