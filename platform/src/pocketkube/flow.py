@@ -97,11 +97,13 @@ class Flow:
         self.ended = False  # and the sink was told
 
     def attach(self, source: asyncio.Transport | None = None, sink: asyncio.Transport | None = None) -> None:
-        """Set an end; bytes wait until there is a sink."""
+        """Set an end; bytes wait until there is a sink, and are on their way only from then on."""
         self._source = source or self._source
         if sink is not None:
             self._sink = sink
-            self._release()
+            waited, self._held, self._size, self._last_due = self._held, deque(), 0, 0.0
+            for _, data in waited:
+                self._hold(data)
 
     def disturb(self, disturbance: Disturbance | None) -> None:
         """Put under these faults from now on; without any, what is held goes out at once."""
