@@ -49,7 +49,7 @@ export const options = {
       executor: 'constant-arrival-rate',
       rate: Math.round(RATE * 1000),
       timeUnit: '1000s',
-      duration: `${Math.round(DURATION_S * 1000)}ms`,
+      duration: `${Math.round(Math.max(1, DURATION_S) * 1000)}ms`, // k6 takes no less; ARRIVALS ends a shorter schedule
       preAllocatedVUs: VUS,
       maxVUs: VUS,
       gracefulStop: `${Math.round(LINGER_S * 1000)}ms`,
@@ -73,7 +73,7 @@ export function journeys(table) {
   const total = names.reduce((sum, name) => sum + table[name].weight, 0);
   return function (clock) {
     const iteration = exec.scenario.iterationInTest;
-    if (iteration >= ARRIVALS) return; // k6 may start one more in the very moment in which the schedule ends
+    if (iteration >= ARRIVALS) return; // also what k6 starts in the very moment in which the schedule ends
     const customer = new Customer(iteration, clock.offsetMs);
     let left = customer.random() * total;
     customer.journey = names.find((name) => (left -= table[name].weight) < 0) || names[0];
@@ -133,10 +133,15 @@ class Customer {
     send(
       's', this.iteration, this.journey, step, this.intended, Math.round((this.offsetMs + start) * 1000),
       Math.round((this.offsetMs + end) * 1000), Math.round((end - start) * 1000), came ? response.status : null,
-      came ? null : ERRORS[response.error_code] || response.error || 'error', key && ok ? field(response, 'order_id') : null, key, trace,
+      came ? null : named(response), key && ok ? field(response, 'order_id') : null, key, trace,
     );
     return { ok, status: response.status, response, json: (name) => response.json(name) };
   }
+}
+
+function named(response) {
+  if (/\bEOF$/.test(response.error)) return 'connection_reset'; // closed before an answer
+  return ERRORS[response.error_code] || response.error || 'error';
 }
 
 function field(response, name) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from locust.util.load_locustfile import load_locustfile
 
 import gevent  # isort: skip  (Locust patches the standard library first)
 from gevent.pool import Group  # isort: skip
+from geventhttpclient.response import HTTPConnectionClosed  # isort: skip
 
 from aftershock.load import plan
 from aftershock.load.tally import UNRESOLVED
@@ -76,24 +78,37 @@ def on_request(name: str, response_time: float, response: Any, exception: BaseEx
     if call is None:
         return
     visit, start_us, latency_us = call["visit"], call["start_us"], round(response_time * 1000)
-    status = getattr(response, "status_code", 0) or None
-    order_id = _order_id(response) if call["key"] and status is not None and status < 400 else None
+    status, error = _outcome(response, exception, latency_us)
+    order_id = _order_id(response) if call["key"] and error is None and status is not None and status < 400 else None
     send("s", visit.iteration, visit.journey, name, visit.intended_us, start_us, start_us + latency_us, latency_us, status,
-         _error(status, exception), order_id, call["key"], call["trace"])  # fmt: skip
+         error, order_id, call["key"], call["trace"])  # fmt: skip
 
 
-def _error(status: int | None, exception: BaseException | None) -> str | None:
-    """A name for what went wrong; a status of 4xx or 5xx says it itself."""
+def _outcome(response: Any, exception: BaseException | None, latency_us: int) -> tuple[int | None, str | None]:
+    """Status and error of an answer; the client takes a body that was cut off, by time or by the other side, for a whole one."""
+    status = getattr(response, "status_code", 0) or None
     if isinstance(exception, CatchResponseError):
-        return f"rejected: {exception}"
-    if status is not None or exception is None:
-        return None
-    kinds = {TimeoutError: "timeout", ConnectionRefusedError: "connection_refused", ConnectionResetError: "connection_reset",
-             BrokenPipeError: "connection_reset"}  # fmt: skip
-    named = next((text for kind, text in kinds.items() if isinstance(exception, kind)), None)
-    if named is None and type(exception).__name__ in ("HTTPConnectionClosed", "gaierror"):
-        named = "connection_reset" if type(exception).__name__ == "HTTPConnectionClosed" else UNRESOLVED
-    return named or f"{type(exception).__name__}: {exception}"
+        return status, f"rejected: {exception}"
+    if latency_us >= TIMEOUT_S * 1e6:
+        return None, "timeout"
+    if status is None:
+        return None, _named(exception)
+    length = response.headers.get("content-length")
+    whole = response.headers.get("content-encoding") or length is None or int(length) == len(response.content or b"")
+    return (status, None) if whole else (None, "connection_reset")
+
+
+def _named(exception: BaseException | None) -> str:
+    """What went wrong, as the shop's spans name it; geventhttpclient wraps the cause once or twice."""
+    while isinstance(cause := getattr(exception, "original", None), BaseException):
+        exception = cause
+    if isinstance(exception, (TimeoutError, gevent.Timeout)):
+        return "timeout"
+    if isinstance(exception, ConnectionRefusedError):
+        return "connection_refused"
+    if isinstance(exception, (ConnectionResetError, BrokenPipeError, HTTPConnectionClosed)):
+        return "connection_reset"
+    return UNRESOLVED if isinstance(exception, socket.gaierror) else f"{type(exception).__name__}: {exception}"
 
 
 def _order_id(response: Any) -> str | None:

@@ -30,6 +30,7 @@ class LoadPlan:
     rate_per_s: float
     total_s: float
     seed: int
+    timeout_s: float = TIMEOUT_S
     vus: int | None = None  # k6 only; None: enough for a shop that answers nothing in time
     run: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -41,7 +42,7 @@ class LoadPlan:
     @property
     def journeys_at_once(self) -> int:
         """Journeys under way if three requests of each are only just answered in time, and a margin."""
-        return self.vus or math.ceil(self.rate_per_s * 3 * TIMEOUT_S * 1.1) + 10
+        return self.vus or math.ceil(self.rate_per_s * 3 * self.timeout_s * 1.1) + 10
 
 
 def check(plan: LoadPlan) -> None:
@@ -81,7 +82,7 @@ def environment(plan: LoadPlan, inherited: Mapping[str, str]) -> dict[str, str]:
         "AFTERSHOCK_ARRIVALS": str(plan.scheduled),
         "AFTERSHOCK_SEED": str(plan.seed),
         "AFTERSHOCK_RUN": plan.run,
-        "AFTERSHOCK_TIMEOUT_S": repr(TIMEOUT_S),
+        "AFTERSHOCK_TIMEOUT_S": repr(float(plan.timeout_s)),
         "AFTERSHOCK_LINGER_S": repr(LINGER_S),
         "AFTERSHOCK_VUS": str(plan.journeys_at_once),
     }

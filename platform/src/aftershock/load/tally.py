@@ -30,6 +30,8 @@ class _Open:
     journey: str
     intended_us: int
     start_us: int
+    end_us: int  # of its last request
+    failed: bool = False
 
 
 class Tally:
@@ -48,7 +50,7 @@ class Tally:
         self._open: dict[int, _Open] = {}
 
     def feed(self, line: bytes) -> Row | None:
-        """Take one line; a row if it was a sample. Raises ValueError for a line of ours that is malformed."""
+        """Take one line; a row if it was a sample or a failure that has none. Raises ValueError for a line of ours that is malformed."""
         if not line.startswith(b'["'):
             return None
         try:
@@ -58,7 +60,7 @@ class Tally:
             if kind == "b":
                 self._begun(iteration, *rest)
             elif kind == "e":
-                self._ended(iteration, *rest)
+                return self._ended(iteration, *rest)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{error}: {line[:200]!r}") from None
         return None
@@ -66,12 +68,7 @@ class Tally:
     def unfinished(self, now_us: int) -> Iterator[Row]:
         """A failed sample for each journey that began and never ended, so that none is lost."""
         for iteration, journey in self._open.items():
-            self.samples += 1
-            yield dict.fromkeys(COLUMNS) | {
-                "iteration": iteration, "journey": journey.journey, "step": "unfinished", "intended_us": journey.intended_us,
-                "start_us": journey.start_us, "end_us": now_us, "latency_us": max(0, now_us - journey.start_us),
-                "error": "unfinished when the load ended",
-            }  # fmt: skip
+            yield _failed(iteration, journey, "unfinished", now_us, "unfinished when the load ended")
         self._open.clear()
 
     def complaint(self) -> str | None:
@@ -93,20 +90,32 @@ class Tally:
         self.begun += 1
         self.on_time += late_us <= ON_TIME_S * 1e6
         self.late_max_us = max(self.late_max_us, late_us)
-        self._open[int(iteration)] = _Open("unknown", int(intended_us), int(start_us))
+        self._open[int(iteration)] = _Open("unknown", int(intended_us), int(start_us), int(start_us))
 
     def _sample(self, iteration: int, rest: list[Any]) -> Row:
         row: Row = dict(zip(COLUMNS, (int(iteration), *rest), strict=True))
         if isinstance(row["error"], str):
             row["error"] = row["error"][:TEXT_MAX]
             self.unresolved += row["error"] == UNRESOLVED
-        if iteration in self._open:
-            self._open[iteration].journey = row["journey"]
+        journey = self._open[int(iteration)]
+        journey.journey, journey.end_us = row["journey"], max(journey.end_us, row["end_us"])
+        journey.failed |= row["error"] is not None or row["status"] is None or row["status"] >= 400
         self.samples += 1
         return row
 
-    def _ended(self, iteration: int, error: str | None) -> None:
-        del self._open[int(iteration)]
-        if error is not None:
-            self.broken += 1
-            self.broken_text = self.broken_text or error[:TEXT_MAX]
+    def _ended(self, iteration: int, error: str | None) -> Row | None:
+        """A scenario that stumbles over a failed request is no fault of its own; over a good one it is, and the journey failed."""
+        journey = self._open.pop(int(iteration))
+        if error is None or journey.failed:
+            return None
+        self.broken += 1
+        self.broken_text = self.broken_text or error[:TEXT_MAX]
+        return _failed(iteration, journey, "scenario", journey.end_us, f"scenario: {error[:TEXT_MAX]}")
+
+
+def _failed(iteration: int, journey: _Open, step: str, end_us: int, error: str) -> Row:
+    """A sample for what was no request but must count as failed."""
+    return dict.fromkeys(COLUMNS) | {
+        "iteration": iteration, "journey": journey.journey, "step": step, "intended_us": journey.intended_us,
+        "start_us": journey.start_us, "end_us": end_us, "latency_us": max(0, end_us - journey.start_us), "error": error,
+    }  # fmt: skip
