@@ -81,7 +81,7 @@ class Watcher:
             thread.join(max(0.0, ends - time.monotonic()))
         to_us = now_us()
         for stream in self._streams:
-            if stream.blind_since_us is not None:
+            if stream.blind_since_us is not None and to_us - stream.blind_since_us > GAP_S * 1e6:
                 self.gap(stream.blind_since_us, to_us, f"{stream.what}: still not seen again when the run ended")
         records = sum(stream.records for stream in self._streams)
         with self._lock:

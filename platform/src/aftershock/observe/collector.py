@@ -1,0 +1,211 @@
+"""Spans of the shop: the receiver's process, and the EndpointSlice that leads the pods to it while a run lasts.
+
+Whether spans can arrive is tried out, through the API server, before anything is promised. Without a way there are no traces, and the
+report says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from aftershock import processes
+from aftershock.cluster import Cluster
+from aftershock.errors import ClusterError, NotFound, ObserverError
+from aftershock.events import now_us
+from aftershock.folder import RunFolder
+from aftershock.observe.observer import ObserverGap, ObserverReport
+from aftershock.undo import Inverse
+
+SERVICE, SLICE, PORT_NAME = "otel-collector", "otel-collector-aftershock", "otlp-http"
+MANAGER = "aftershock-collector"
+BEGIN_S, REACH_S, END_S = 15.0, 4.0, 10.0
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+
+
+class Collector:
+    """The observer `traces`; start it on the main thread, since it spawns."""
+
+    name = "traces"
+
+    def __init__(
+        self, cluster: Cluster, folder: RunFolder, namespaces: Sequence[str], scratch: Path, *,
+        spawn: Spawn = processes.spawn, end: Callable[..., int] = processes.end,
+    ) -> None:  # fmt: skip
+        self._cluster, self._folder, self._namespaces, self._scratch = cluster, folder, tuple(namespaces), scratch
+        self._spawn, self._end = spawn, end
+        self._process: subprocess.Popen[bytes] | None = None
+        self._token = ""
+        self._gaps: list[ObserverGap] = []
+        self._served: list[str] = []
+        self._from_us = 0
+        self._report: ObserverReport | None = None
+
+    def inverses(self) -> list[Inverse]:
+        """For the undo journal, before `start`: what removes the EndpointSlices if this process dies."""
+        return [
+            Inverse("remove", "DELETE", _path(namespace), None, "application/json", _path(namespace), {"absent": True},
+                    f"remove EndpointSlice {namespace}/{SLICE}")
+            for namespace in self._namespaces
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        """Start the receiver and lead the pods to it. Raises ObserverError if the receiver cannot be started."""
+        self._from_us = now_us()
+        address = self._address()
+        if address is None:
+            self._without("this machine has no address that the cluster's pods could reach")
+            return
+        port = self._begin(address)
+        for namespace in self._namespaces:
+            try:
+                self._cluster.request("GET", f"/api/v1/namespaces/{namespace}/services/{SERVICE}")
+                self._cluster.apply([_slice(namespace, address, port)], MANAGER)
+                self._served.append(namespace)
+                self._reach(namespace)
+            except NotFound:
+                self._without(f"there is no Service {namespace}/{SERVICE}")
+            except ClusterError as error:
+                self._without(f"{namespace}: the pods cannot reach the collector: {error}")
+
+    def stop(self) -> ObserverReport:
+        """Remove the way, finish the file and report."""
+        if self._report is not None:
+            return self._report
+        left = self._remove()
+        counts = self._finish()
+        to_us = now_us()
+        gaps = [ObserverGap(gap.from_us, to_us, gap.reason) for gap in self._gaps]
+        if counts is None and self._process is not None:
+            gaps = [ObserverGap(self._from_us, to_us, f"the collector died: {self._said()}")]
+        spans = int(counts["spans"]) if counts else 0
+        if counts and not spans and not gaps:
+            gaps = [ObserverGap(self._from_us, to_us, "not one span arrived")]
+        if counts and (counts["dropped"] or counts["error"]):
+            gaps.append(
+                ObserverGap(
+                    counts["last_us"] or self._from_us, to_us, str(counts["error"] or "more spans than are kept")
+                )
+            )
+        if left:
+            gaps.append(ObserverGap(to_us, to_us, left))
+        self._report = ObserverReport(self.name, self._from_us, to_us, spans, tuple(gaps))
+        return self._report
+
+    def _address(self) -> str | None:
+        if self._cluster.identity.kind == "pocket":
+            return "127.0.0.1"
+        host = urlsplit(self._cluster.server).hostname or ""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing, only asks for the route
+            try:
+                probe.connect((host, 9))
+            except OSError:
+                return None
+            address = str(probe.getsockname()[0])
+        return None if address.startswith("127.") else address
+
+    def _begin(self, address: str) -> int:
+        command = [sys.executable, "-m", "aftershock.observe.receiver", "--listen", f"{address}:0",
+                   "--folder", str(self._folder.path.resolve())]  # fmt: skip
+        with (self._scratch / "collector.err").open("wb") as errors:
+            self._process = self._spawn(command, name="collector", scratch=self._scratch, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=errors)  # fmt: skip
+        assert self._process.stdout is not None
+        line = _line(self._process.stdout, BEGIN_S)
+        try:
+            told = json.loads(line)
+            self._token = told["token"]
+            return int(told["port"])
+        except (ValueError, KeyError):
+            self._end(self._process, 1.0)
+            raise ObserverError(f"the collector did not start: {self._said() or line[:200]!r}") from None
+
+    def _reach(self, namespace: str) -> None:
+        """Ask the receiver through the Service. Raises ClusterError with the last answer."""
+        path = f"/api/v1/namespaces/{namespace}/services/{SERVICE}:{PORT_NAME}/proxy/healthz"
+        ends = time.monotonic() + REACH_S
+        while True:
+            try:
+                status, content = self._cluster.raw("GET", path, timeout_s=1.0)
+                said = f"status {status}: {content[:100].decode('utf-8', 'replace')}"
+            except ClusterError as error:
+                status, content, said = 0, b"", str(error)
+            if status == 200 and content.decode("utf-8", "replace").strip() == self._token:
+                return
+            if time.monotonic() > ends:
+                raise ClusterError(said)
+            time.sleep(0.05)
+
+    def _without(self, reason: str) -> None:
+        self._gaps.append(ObserverGap(self._from_us, self._from_us, reason))
+
+    def _remove(self) -> str | None:
+        left = None
+        for namespace in self._served:
+            try:
+                self._cluster.request("DELETE", _path(namespace), timeout_s=5.0)
+            except NotFound:
+                continue
+            except ClusterError as error:
+                left = f"EndpointSlice {namespace}/{SLICE} is left: {error}"
+        return left
+
+    def _finish(self) -> dict[str, Any] | None:
+        process = self._process
+        if process is None:
+            return None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        line = _line(process.stdout, END_S)
+        code = self._end(process, 2.0)
+        if code != 0 or not line:
+            for partial in self._folder.path.glob(".traces.parquet.*"):
+                partial.unlink(missing_ok=True)
+            return None
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def _said(self) -> str:
+        lines = (self._scratch / "collector.err").read_text("utf-8", "replace").strip().splitlines()
+        return lines[-1][:300] if lines else "it said nothing"
+
+
+def _path(namespace: str) -> str:
+    return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{SLICE}"
+
+
+def _slice(namespace: str, address: str, port: int) -> dict[str, Any]:
+    labels = {"kubernetes.io/service-name": SERVICE, "endpointslice.kubernetes.io/managed-by": "aftershock"}
+    return {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": SLICE, "namespace": namespace, "labels": labels},
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": [{"name": PORT_NAME, "port": port, "protocol": "TCP"}],
+    }  # fmt: skip
+
+
+def _line(stream: IO[bytes], deadline_s: float) -> bytes:
+    """One line of a pipe, what came of it at the deadline, b"" at the end."""
+    ends, line = time.monotonic() + deadline_s, b""
+    while not line.endswith(b"\n"):
+        left = ends - time.monotonic()
+        if left <= 0 or not select.select([stream], [], [], left)[0]:
+            break
+        byte = os.read(stream.fileno(), 1)
+        if not byte:
+            break
+        line += byte
+    return line

@@ -1,0 +1,1 @@
+"""Observers, against real servers and processes."""
