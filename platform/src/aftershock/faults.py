@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from aftershock import undo
-from aftershock.errors import NotFound
+from aftershock.errors import BadInput, NotFound
 from aftershock.experiment import Activity
 from aftershock.undo import Inverse
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
+    from aftershock.undo import UndoJournal
 
 Json = dict[str, Any]
 Arguments = Mapping[str, Any]
@@ -68,6 +69,18 @@ class Aim:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """One fault of a run: what is asked for, whom it may hit, and how it is taken back."""
+
+    id: str  # f1, f2, ...
+    activity: Activity  # with its arguments filled in
+    action: str
+    aim: Aim
+    inverses: tuple[Inverse, ...]
+    undo: Literal["journal", "heals", "rollbacks", "impossible"]
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of fault. `heals` is set where the cluster itself makes it good, and says how."""
 
@@ -77,6 +90,8 @@ class Kind:
     needs: Callable[[Arguments], Iterable[Need]]
     heals: str | None = None
     api: str = ""  # a group version that must be served for this fault to exist on a cluster
+    plural: str = ""  # and the resource in it
+    undoable: bool = True  # False: only the file's own rollbacks can take it back
 
 
 def kind_of(activity: Activity) -> Kind | None:
@@ -90,6 +105,50 @@ def action_of(activity: Activity) -> str:
     return kind.action if kind else (activity.func.replace("_", "-") or activity.provider_type)
 
 
+def plan(activity: Activity, cluster: Cluster, fault_id: str, run_id: str, *, rollbacks: bool) -> Planned:
+    """Whom an action would hit now and what would take it back; `rollbacks` says that the file brings some.
+
+    Raises ClusterError when the state cannot be read, BadInput for arguments that make no sense.
+    """
+    kind = kind_of(activity)
+    try:
+        aim = kind.aim(cluster, activity.arguments) if kind else declared(cluster, activity.arguments)
+        inverses = tuple(inverse_of(activity, cluster, run_id))
+    except (KeyError, ValueError, TypeError, re.error) as error:
+        raise BadInput(f"arguments of {activity.target}: {type(error).__name__}: {error}") from None
+    undone: Literal["journal", "heals", "rollbacks", "impossible"]
+    if not inverses:
+        undone = "rollbacks" if rollbacks else "impossible"
+    else:
+        undone = "heals" if all(i.kind == "none" for i in inverses) else "journal"
+    return Planned(fault_id, activity, action_of(activity), aim, inverses, undone)
+
+
+def arm(planned: Planned, cluster: Cluster, journal: UndoJournal, run_id: str) -> list[int]:
+    """Write what takes a fault back to the journal, as the cluster is now; call it right before injecting. Returns entry ids."""
+    identity = cluster.identity
+    inverses = inverse_of(planned.activity, cluster, run_id) or [
+        undo.nothing("only the file's rollbacks can undo this")
+    ]
+    return [journal.record(run_id, identity.fingerprint, planned.action, i, identity.context) for i in inverses]
+
+
+def declared(cluster: Cluster, args: Arguments) -> Aim:
+    """Targets of an action of somebody else's, by the words that such actions use; none if it has none of them."""
+    ns, selector, pattern = (
+        args.get("ns") or args.get("namespace"),
+        args.get("label_selector"),
+        args.get("name_pattern"),
+    )
+    if ns and (selector or pattern):
+        found = pods(cluster, str(ns), selector, pattern)
+        return Aim(tuple(target_of(p, "Pod") for p in found), len(found), len(found), namespaces=frozenset({str(ns)}))
+    name = args.get("node_name") or args.get("node")
+    if name and (node := _get(cluster, f"/api/v1/nodes/{name}")):
+        return Aim((target_of(node, "Node"),), 1, nodes=1)
+    return Aim((), 0)
+
+
 def inverse_of(activity: Activity, cluster: Cluster, run_id: str) -> list[Inverse]:
     """What takes this action back, captured from the cluster as it is now (so call it right before the fault).
 
@@ -97,7 +156,7 @@ def inverse_of(activity: Activity, cluster: Cluster, run_id: str) -> list[Invers
     Raises ClusterError when the state cannot be read.
     """
     kind = kind_of(activity)
-    if kind is None:
+    if kind is None or not kind.undoable:
         return []
     found = list(kind.inverses(cluster, activity.arguments, run_id))
     return found or [undo.nothing(kind.heals or "all was already as the fault would make it")]
@@ -394,6 +453,9 @@ def _none(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
 
 
 _KILL = Kind("pod-kill", _terminate, _none, _terminate_needs, "the pods' controller replaces them")
+_EXEC = Kind(
+    "pod-exec", _terminate, _none, lambda args: [Need("create", "", "pods", args["ns"], "exec")], undoable=False
+)
 _CORDON = Kind("node-cordon", _cordon, _schedulable, _cordon_needs)
 _DRAIN = Kind("node-drain", _drain, _schedulable, _drain_needs)
 
@@ -408,16 +470,19 @@ def _deletion(plural: str, api_version: str, kind: str) -> Kind:
 
 
 def _ours(action: str) -> Kind:
-    return Kind(action, _network, _remove_ours(action), _chaos_needs("networkchaos"), api=CHAOS_MESH)
+    return Kind(
+        action, _network, _remove_ours(action), _chaos_needs("networkchaos"), api=CHAOS_MESH, plural="networkchaos"
+    )
 
 
 def _mesh(action: str, plural: str) -> Kind:
-    return Kind(action, _network, _remove_named(plural), _chaos_needs(plural), api=CHAOS_MESH)
+    return Kind(action, _network, _remove_named(plural), _chaos_needs(plural), api=CHAOS_MESH, plural=plural)
 
 
 KNOWN: dict[str, Kind] = {
     "chaosk8s.pod.actions.terminate_pods": _KILL,
     "chaosk8s.pod.actions.delete_pods": _KILL,
+    "chaosk8s.pod.actions.exec_in_pods": _EXEC,
     "aftershock.actions.delete_pods": _KILL,
     "aftershock.actions.drain_node": _DRAIN,
     "chaosk8s.node.actions.drain_nodes": _DRAIN,

@@ -53,6 +53,15 @@ def take(cluster: Cluster, namespace: str, run_id: str, duration_s: float) -> No
     raise Refused(f"the lease {NAME} in namespace {namespace} changes too fast to be taken")
 
 
+def holder(cluster: Cluster, namespace: str) -> str | None:
+    """The run that holds the lease now and may still be at work. Raises ClusterError."""
+    try:
+        held = cluster.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{NAME}")
+    except NotFound:
+        return None
+    return str(held["spec"].get("holderIdentity")) if alive(held) else None
+
+
 def release(cluster: Cluster, namespace: str, run_id: str) -> bool:
     """Let the lease go if this run holds it; says whether it did. Raises ClusterError."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{NAME}"
