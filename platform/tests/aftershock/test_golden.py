@@ -13,6 +13,7 @@ from aftershock.folder import RunFolder
 from .golden import make
 
 FOLDER = RunFolder.open(make.GOLDEN)
+ANEW = "if the change is meant, run `python -m tests.aftershock.golden.make` in platform/"
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,12 @@ def names(folder: RunFolder) -> set[str]:
 
 
 def test_it_is_the_same_when_made_anew(again: RunFolder) -> None:
-    assert names(again) == names(FOLDER), "run `python -m tests.aftershock.golden.make` in platform/"
+    assert names(again) == names(FOLDER), ANEW
     for name in sorted(names(FOLDER)):
         if name.endswith(".parquet"):  # the writer's version is in the bytes
-            assert again.table(name).equals(FOLDER.table(name)), name
+            assert again.table(name).equals(FOLDER.table(name)), f"{name}: {ANEW}"
         else:
-            assert again.read_text(name) == FOLDER.read_text(name), name
+            assert again.read_text(name) == FOLDER.read_text(name), f"{name}: {ANEW}"
 
 
 def test_it_stays_small() -> None:

@@ -41,5 +41,5 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )  # fmt: skip
-    environment.filters |= {"moment": page.moment, "figure": page.figure, "answer": page.answer}
+    environment.filters |= {"moment": page.moment, "offset": page.offset, "figure": page.figure, "answer": page.answer}
     return environment.get_template("page.html.j2")

@@ -13,9 +13,10 @@ from markupsafe import Markup, escape
 
 from aftershock.report.series import Bin, Series
 
+LOG_FROM_RATIO = 20.0
 LEFT, RIGHT = 44.0, 12.0
 ROW, PANEL, GAP, FOOT = 17.0, 92.0, 34.0, 40.0
-CHARACTER = 6.4  # width of an average character at 12 px
+CHARACTER = 6.9  # width of an average character at 12 px
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def draw(
     frame = _Frame(min(starts), max(ends), width)
     top = ROW * (1 + len(moments)) + 6
     panels = (
-        ("Journeys done per second", _throughput),
-        ("Latency of a journey, ms", _latency),
+        ("Done per second", _throughput),
+        (f"Latency, ms{', log' if _wide_range(series) else ''}", _latency),
         ("Failed journeys", _failures),
     )
     bottom = top + len(panels) * (PANEL + GAP)
@@ -111,8 +112,10 @@ def _throughput(series: Series, frame: _Frame, y: float) -> list[str]:
 
 
 def _latency(series: Series, frame: _Frame, y: float) -> list[str]:
-    scale = ticks(max((b.p95_ms or 0.0 for b in series.bins), default=0.0))
-    grid, height = _grid(scale, frame, y)
+    if _wide_range(series):
+        grid, height = _log_grid(*_extremes(series), frame, y)
+    else:
+        grid, height = _grid(ticks(max((b.p95_ms or 0.0 for b in series.bins), default=0.0)), frame, y)
     if all(b.p95_ms is None for b in series.bins):
         return [*grid, _nothing(frame, y, "no journey was due")]
     lines = _line(series, frame, height, lambda b: b.p50_ms, "c-p50") + _line(
@@ -141,12 +144,34 @@ def _grid(scale: Sequence[float], frame: _Frame, y: float) -> tuple[list[str], C
     def height(value: float) -> float:
         return y + PANEL * (1 - min(value, scale[-1]) / scale[-1])
 
-    parts = []
-    for value in scale:
-        at = _n(height(value))
-        parts.append(f'<line class="c-grid" x1="{_n(LEFT)}" x2="{_n(frame.width - RIGHT)}" y1="{at}" y2="{at}"/>')
-        parts.append(_text(LEFT - 6, height(value) + 4, f"{value:g}", "c-tick", "end"))
-    return parts, height
+    return [part for value in scale for part in _rule(height(value), value, frame)], height
+
+
+def _extremes(series: Series) -> tuple[float, float]:
+    """Lowest p50 above zero and highest p95; 1 and 1 where there is none."""
+    low = min((b.p50_ms for b in series.bins if b.p50_ms and b.p50_ms > 0), default=1.0)
+    return low, max((b.p95_ms or low for b in series.bins), default=low)
+
+
+def _wide_range(series: Series) -> bool:
+    """True if a linear scale would press the ordinary latency flat onto its bottom line."""
+    low, high = _extremes(series)
+    return high > LOG_FROM_RATIO * low
+
+
+def _log_grid(low: float, high: float, frame: _Frame, y: float) -> tuple[list[str], Callable[[float], float]]:
+    bottom, top = math.floor(math.log10(low)), math.ceil(math.log10(high))
+
+    def height(value: float) -> float:
+        at = math.log10(value) if value > 0 else bottom
+        return y + PANEL * (1 - (min(max(at, bottom), top) - bottom) / (top - bottom))
+
+    return [part for power in range(bottom, top + 1) for part in _rule(height(10.0**power), 10.0**power, frame)], height
+
+
+def _rule(at: float, value: float, frame: _Frame) -> tuple[str, str]:
+    line = f'<line class="c-grid" x1="{_n(LEFT)}" x2="{_n(frame.width - RIGHT)}" y1="{_n(at)}" y2="{_n(at)}"/>'
+    return line, _text(LEFT - 6, at + 4, f"{value:g}", "c-tick", "end")
 
 
 def _line(
@@ -203,7 +228,7 @@ def _moments(moments: Sequence[Moment], frame: _Frame, bottom: float) -> list[st
 
 def _axis(frame: _Frame, bottom: float, zero: str) -> list[str]:
     length = frame.to_s - frame.from_s
-    step = ticks(length, max(2, int((frame.width - LEFT - RIGHT) // 64)))[1]
+    step = ticks(length, max(2, int((frame.width - LEFT - RIGHT) // 44)))[1]
     parts = []
     for n in range(math.ceil(frame.from_s / step - 1e-9), math.floor(frame.to_s / step + 1e-9) + 1):
         parts.append(_text(frame.x(n * step), bottom + 16, f"{n * step:g}", "c-tick", "middle"))

@@ -74,7 +74,7 @@ class Page:
 
     def since(self, time_us: int | None) -> str:
         """`+0.014 s`, seen from zero."""
-        return "not known" if time_us is None else f"{(time_us - self.zero_us) / 1e6:+.3f} s"
+        return "not known" if time_us is None else offset((time_us - self.zero_us) / 1e6, 3)
 
 
 class _Files:
@@ -167,7 +167,7 @@ def _moments(evidence: Json | None, zero_us: int) -> list[Moment]:
             if seen:
                 at_s = (seen["time_us"] - zero_us) / 1e6
                 prefix = f"{fault['id']} " if len(faults) > 1 else ""
-                found.append(Moment(f"{prefix}{step} {at_s:+.2f} s", at_s, step))
+                found.append(Moment(f"{prefix}{step} {offset(at_s)}", at_s, step))
     return found[:MOMENTS_MAX]
 
 
@@ -220,6 +220,11 @@ def moment(time_us: int | None) -> str:
         return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
     except (ValueError, OverflowError, OSError):
         return f"{time_us} us"
+
+
+def offset(at_s: float, digits: int = 2) -> str:
+    """`+0.01 s`; never `-0.00 s`."""
+    return f"{round(at_s, digits) + 0.0:+.{digits}f} s"
 
 
 def figure(value: Any, unit: str | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from aftershock import judge
+from aftershock import judge, junit, report
 from aftershock.folder import RunFolder
 
 from . import cluster, story
@@ -69,6 +69,8 @@ def make(path: Path) -> RunFolder:
     folder.write("postmortem.json", text)
     folder.write_text("postmortem.md", story.markdown(text["language"]["en"]))
     folder.write_text("postmortem.ko.md", story.markdown(text["language"]["ko"]))
+    report.write(folder)
+    junit.write(folder)
     return folder
 
 
@@ -116,7 +118,7 @@ def evidence(proof: dict[str, list[str]], counts: dict[str, int], traffic: Traff
             "id": "f1", "activity": "kill-one-payments-pod", "action": "pod-kill", "targets": [target],
             "steps": {
                 "requested": step(FAULT_US + 2_100, "runner", f"delete {VICTIM.name}", proof["requested"]),
-                "accepted": step(FAULT_US + 8_400, "api", "DELETE answered 200", proof["accepted"], 200.0, "status"),
+                "accepted": step(FAULT_US + 8_400, "api", "DELETE answered 200", proof["accepted"]),
                 "observed": step(KILLED_US + 3_700, "watch", f"uid {VICTIM.uid[:8]} is gone, endpoints 2 to 1", proof["observed"]),
                 "undone": step(RECOVERY_US + 6_000, "watch", "a replacement with another uid is Ready: 2 of 2", proof["undone"],
                                round((READY_US - FAULT_US) / 1e6, 2), "s"),
