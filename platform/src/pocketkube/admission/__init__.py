@@ -11,7 +11,7 @@ from typing import Any
 
 from pocketkube.admission import defaults, shapes, validation
 from pocketkube.errors import BadRequest, Invalid, NotFound
-from pocketkube.storage import Object, Store
+from pocketkube.storage import Object, Store, clone
 
 UNENFORCED_MAX = 1000  # (kind, field) pairs remembered
 
@@ -61,6 +61,9 @@ class Admission:
         defaults.fill(kind, obj)
         if kind == "Service" and old is not None:
             _keep_cluster_ip(obj, old)
+        if old is not None:
+            old = clone(old)
+            defaults.fill(kind, old)  # pods that a controller made have not passed here; their defaults are no change
         if causes := validation.check(kind, obj, old):
             raise Invalid.of(qualified, name, causes)
         if kind == "Service" and old is None:

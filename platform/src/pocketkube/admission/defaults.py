@@ -25,8 +25,8 @@ def _namespace(obj: Object) -> None:
 
 
 def _pod(obj: Object) -> None:
-    pod_spec(obj.setdefault("spec", {}))
-    obj["spec"].setdefault("serviceAccountName", "default")
+    obj.setdefault("spec", {}).setdefault("serviceAccountName", "default")
+    pod_spec(obj["spec"])
     for toleration in ("not-ready", "unreachable"):
         key = f"node.kubernetes.io/{toleration}"
         tolerations = obj["spec"].setdefault("tolerations", [])
@@ -106,7 +106,7 @@ def _template(obj: Object) -> Json:
     if spec.get("replicas") is None:
         spec["replicas"] = 1
     if isinstance(spec.get("template"), dict):
-        spec["template"].setdefault("metadata", {}).setdefault("creationTimestamp", None)
+        spec["template"].setdefault("metadata", {})
         pod_spec(spec["template"].setdefault("spec", {}))
     return spec
 

@@ -69,7 +69,7 @@ def _parse(text: str) -> Field:
 
 
 def examine(kind: str, obj: dict[str, Json]) -> Findings:
-    """What is to be said about an object of a known kind."""
+    """What is to be said about an object of a known kind; a field that is null is taken out, since null means absent."""
     found = Findings()
     shape = shapes().get(kind)
     if shape is not None:
@@ -78,13 +78,13 @@ def examine(kind: str, obj: dict[str, Json]) -> Findings:
 
 
 def _map(shape: Mapping[str, Field], value: dict[str, Json], path: str, found: Findings) -> None:
+    for name in [name for name, below in value.items() if below is None and name in shape]:
+        del value[name]
     for name, below in value.items():
         at = f"{path}.{name}" if path else name
         known = shape.get(name)
         if known is None:
             found.stray(value, name, at)
-            continue
-        if below is None:
             continue
         if known.fate and below not in (False, 0, "", [], {}, known.done_anyway):
             (found.refused if known.fate == "refused" else found.unenforced).append(at)
@@ -123,11 +123,11 @@ _BASIC: dict[str, Callable[[Json], bool]] = {
 def _single(inner: str, value: Json, path: str, found: Findings) -> None:
     basic = _BASIC.get(inner)
     if basic is not None:
-        if value is not None and not basic(value):
+        if not basic(value):
             found.mistyped.append((path, f"cannot unmarshal {_name(value)} into a field of type {inner}"))
     elif isinstance(value, dict):
         _map(shapes()[inner], value, path, found)
-    elif value is not None:
+    else:
         found.mistyped.append((path, f"cannot unmarshal {_name(value)} into a field of type {inner}"))
 
 
@@ -139,4 +139,4 @@ def _name(value: Json) -> str:
         (str, "string"),
         (list, "array"),
     ]
-    return next((name for kind, name in names if isinstance(value, kind)), "object")
+    return next((name for kind, name in names if isinstance(value, kind)), "null" if value is None else "object")

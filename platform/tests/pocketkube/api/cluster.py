@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from pocketkube import certificates
 from pocketkube.api.listener import listener
@@ -105,6 +109,10 @@ class Cluster:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._socket.getsockname()[1]}"
         self.kubeconfig.write_bytes(certificates.kubeconfig(self.identity, "test", self.url))
+        trust = ssl.create_default_context(cafile=str(self.identity.ca))
+        self._client = httpx.Client(
+            base_url=self.url, verify=trust, headers={"authorization": f"Bearer {self.identity.token}"}
+        )
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -128,6 +136,7 @@ class Cluster:
         return f"127.9.0.{self._next_ip}"
 
     def stop(self) -> None:
+        self._client.close()
         self._server.should_exit = True
         self._thread.join(10)
         assert not self._thread.is_alive()
@@ -153,6 +162,20 @@ class Cluster:
     def find(self, resource: str, namespace: str | None, name: str) -> Object | None:
         found: Object | None = self.call(lambda: self.store.find(resource, namespace, name))
         return found
+
+    def request(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json", **headers: str
+    ) -> httpx.Response:
+        """One request with the token."""
+        content = json.dumps(body).encode() if body is not None else None
+        return self._client.request(method, path, content=content, headers={"content-type": kind, **headers})
+
+    @contextlib.contextmanager
+    def watch(self, path: str, **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """The events of one watch as they come."""
+        with self._client.stream("GET", path, headers=headers, timeout=10) as answer:
+            assert answer.status_code == 200, answer.read()
+            yield (json.loads(line) for line in answer.iter_lines())
 
     def kubectl(self, *argv: str, code: int | None = 0, stdin: str | None = None, timeout_s: float = 20) -> str:
         """What the real kubectl prints (both streams)."""
