@@ -1,6 +1,7 @@
 """Manifests from a folder with a kustomization.yaml: `resources` only, sorted as kustomize does, what others need first.
 
-A Service must exist before the pods that are told its address. Any other kustomization key is refused by name, since a manifest that is applied half is worse than none; `kubectl kustomize` renders those.
+A Service must exist before the pods that are told its address. Any other kustomization key is refused by name, since a manifest
+that is applied half is worse than none; `kubectl kustomize` renders those.
 """
 
 from __future__ import annotations

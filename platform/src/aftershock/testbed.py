@@ -131,3 +131,8 @@ def running(project: Path, settings: Settings, progress: Progress) -> Iterator[C
         yield cluster
     finally:
         bed.down()
+
+
+def on(cluster: Cluster) -> str:
+    """What `--on` calls a pocketkube cluster."""
+    return cluster.identity.context.replace("pocketkube-", "pocket:", 1)

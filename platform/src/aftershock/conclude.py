@@ -1,0 +1,61 @@
+"""Everything after "store raw": judge, diagnose blind, write the postmortem and check it, report, and put the run into the graph.
+
+Each step reads the run folder and nothing else, so all of it can be done again with no cluster (`aftershock postmortem RUN`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aftershock import facts, graph, judge, junit, models, postmortem, report, verify
+from aftershock.diagnose import answer
+from aftershock.errors import FolderError, GraphError
+from aftershock.folder import RunFolder
+from aftershock.progress import Teller
+
+
+def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> None:
+    """Make all derived files of a run that was stored; the verdict is reached before a model is loaded.
+
+    Raises FolderError when a raw file is missing, GraphError when all but the graph was written.
+    """
+    tell("judging", 0.0)
+    judge.judge_folder(folder)
+    tell("diagnosing blind", 0.2)
+    answer.write(folder)
+    tell("writing the postmortem", 0.4)
+    facts.write(folder, facts.of(folder))
+    postmortem.write(folder, models.open(model))
+    checked = verify.verify(folder)
+    if checked.failures:
+        raise FolderError(f"the postmortem has a claim that its facts do not support: {checked.failures[0]}",
+                          hint="this is a fault of aftershock; --model none writes without a model")  # fmt: skip
+    tell("writing the report", 0.7)
+    report.write(folder)
+    junit.write(folder)
+    tell("writing the graph", 0.9)
+    try:
+        with graph.open(graph_url) as store:
+            graph.ingest(store, folder)
+    except GraphError as error:
+        raise GraphError(f"{folder.path} is complete, but the graph was not written: {error}",
+                         hint="`aftershock rebuild` makes the graph anew from the run folders") from None  # fmt: skip
+
+
+def diagnose_any(reports: Path, text: str) -> dict[str, Any]:
+    """Diagnose a run (by path, experiment or id) or a folder of CSV files."""
+    path = Path(text)
+    if not (path / "metrics.csv").is_file():
+        path = RunFolder.find(reports, text).path
+    return answer.answer(path)
+
+
+def describe_diagnosis(name: str, document: dict[str, Any]) -> str:
+    """A diagnosis for people."""
+    lines = [f"{name}: {document['verdict']}"]
+    for number, ranked in enumerate(document["ranked"][:5], 1):
+        lines.append(
+            f"  {number}. {ranked['entity']} ({ranked['indicator']}, {ranked['score']:.2f}): {' -> '.join(ranked['path'])}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""One run of one experiment, from the file to the report; read this first.
+
+read experiment -> preflight -> (weak twin) -> observers -> load, warm up -> steady state before -> undo entry, inject -> observe -> undo
+-> observe recovery -> steady state after -> stop load -> ledger and invariants -> store raw -> judge -> diagnose blind -> graph
+-> postmortem, verified -> report. What happens from "judge" on is a function of the run folder alone (`conclude`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aftershock import conclude, judge, preflight, processes
+from aftershock.cluster import Cluster
+from aftershock.errors import Refused
+from aftershock.experiment import Experiment
+from aftershock.folder import RunFolder, new_run_id
+from aftershock.progress import Teller
+from aftershock.session import Session, Stopped
+from aftershock.settings import Settings
+from aftershock.undo import UndoJournal
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an experiment is run; `on` names the cluster."""
+
+    on: str
+    reports: Path
+    unleash: bool
+    weak: bool
+    graph: str
+    model: str
+
+
+def run(experiment: Experiment, options: Options, settings: Settings, tell: Teller) -> RunFolder:
+    """Run one experiment and return its folder, which has a verdict whatever happened.
+
+    Raises ClusterError when there is no cluster to begin with, and KeyboardInterrupt (after undoing and storing) on Ctrl-C.
+    """
+    tell("looking at the cluster", 0.0)
+    processes.sweep()
+    cluster = Cluster.connect(options.on, settings)
+    folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
+    interrupted = False
+    with Session(experiment, cluster, folder, settings, tell, weak=options.weak) as session:
+        try:
+            session.preflight(options.unleash)
+            session.weaken()
+            session.observe()
+            session.offer_load()
+            session.steady("before")
+            session.inject()
+            session.undo()
+            session.steady("after")
+        except Stopped as stopped:
+            session.note(stopped)
+        except KeyboardInterrupt:
+            interrupted = True
+            session.note(Stopped("interrupted by the user", "run it again"))
+        except Refused as refusal:
+            session.refuse(refusal)
+            return folder
+        session.settle()
+        session.store()
+    if interrupted:
+        judge.judge_folder(folder)
+        raise KeyboardInterrupt
+    conclude.conclude(folder, options.graph, options.model, tell)
+    return folder
+
+
+def check(experiment: Experiment, on: str, unleash: bool, settings: Settings) -> preflight.Check:
+    """What exactly would be hit, whether it may be, and whether it can be undone; changes nothing."""
+    cluster = Cluster.connect(on, settings)
+    with UndoJournal.of(settings) as journal:
+        return preflight.check(experiment, cluster, journal, unleash=unleash)
+
+
+def undo(on: str, settings: Settings) -> list[dict[str, Any]]:
+    """Take back every fault of this cluster that is still in the journal; each answer tells what became of it."""
+    processes.sweep()
+    cluster = Cluster.connect(on, settings)
+    with UndoJournal.of(settings) as journal:
+        return [r.document() for r in journal.undo(cluster, journal.pending(cluster.identity.fingerprint))]

@@ -1,0 +1,330 @@
+"""The steps of one run and what they hold: cluster, folder, observers, load, undo journal.
+
+`run.py` calls the steps in order. Whatever happens in between, leaving the `with` undoes every fault, ends every child and lets the
+cluster go.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from aftershock import evidence, faults, invariants, judge, manifest, preflight, processes
+from aftershock import load as loads
+from aftershock.activities import Chaos
+from aftershock.cluster import Cluster
+from aftershock.errors import AftershockError, ClusterError, LoadError, Refused
+from aftershock.events import EventLog, now_us
+from aftershock.experiment import Activity, Experiment
+from aftershock.folder import RunFolder
+from aftershock.observe import clock, topology
+from aftershock.observe.collector import Collector
+from aftershock.observe.hops import Hops
+from aftershock.observe.ledger import Ledger
+from aftershock.observe.observer import Observer, ObserverReport
+from aftershock.observe.scrape import Scraper
+from aftershock.observe.watch import Watcher
+from aftershock.progress import Teller
+from aftershock.settings import Settings
+from aftershock.undo import Entry, UndoJournal
+from aftershock.verdict import Finding, Outcome
+from aftershock.watchdog import Watchdog
+
+WINDOWS = ("warm_up", "baseline", "fault", "recovery")
+LOAD_BEGINS_S = 20.0
+LOAD_ENDS_S = 15.0
+SETTLE_S = 10.0
+PROBE_S = 5.0
+ROLLBACK_S = 20.0
+TICK_S = 0.05
+NO_LOAD: dict[str, Any] = {
+    "offered": False, "scheduled": 0, "started_on_time": 0, "late_max_us": None, "dropped": 0, "exit_code": None,
+    "error": "the run stopped before the load began",
+}  # fmt: skip
+
+
+class Stopped(Exception):
+    """The run cannot go on to a verdict about the fault; what was seen so far is stored and judged."""
+
+    def __init__(self, why: str, hint: str | None = None) -> None:
+        super().__init__(why)
+        self.hint = hint
+
+
+class Session:
+    """One run under way; a context manager."""
+
+    def __init__(
+        self, experiment: Experiment, cluster: Cluster, folder: RunFolder, settings: Settings, tell: Teller, *, weak: bool
+    ) -> None:  # fmt: skip
+        self.experiment, self.cluster, self.folder, self.settings, self.tell = (
+            experiment,
+            cluster,
+            folder,
+            settings,
+            tell,
+        )
+        self.run_id = folder.path.name
+        self.started_us = now_us()
+        self.weakness = experiment.weak_twin.weakness if weak and experiment.weak_twin else None
+        self.windows: dict[str, dict[str, int]] = {}
+        self.reports: list[ObserverReport] = []
+        self.steady_seen: dict[str, tuple[bool | None, str]] = {}
+        self.load_facts: dict[str, Any] = dict(NO_LOAD)
+        self._stack = ExitStack()
+        self._observers: list[Observer] = []
+        self._load: loads.RunningLoad | None = None
+        self._target_url: str | None = None
+        self._known: dict[str, Any] = {}
+        self._undone_us: int | None = None
+
+    def __enter__(self) -> Session:
+        processes.begin(self.run_id)
+        self._stack.callback(processes.finish)
+        self.folder.write_text("experiment.yaml", self.experiment.source)
+        self._write_manifest()
+        scratch = tempfile.mkdtemp(prefix="aftershock-")
+        self._stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        self.scratch = Path(scratch)
+        self.journal = self._stack.enter_context(UndoJournal.of(self.settings))
+        self.log = EventLog(self.folder.path / "events.jsonl")
+        self._stack.callback(self.log.close)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Undo whatever is pending, then end everything, newest first."""
+        try:
+            if self.journal.pending(self.cluster.identity.fingerprint, self.run_id):
+                self.tell("undoing", None)
+                self.journal.undo(self.cluster, self.journal.pending(self.cluster.identity.fingerprint, self.run_id))
+        finally:
+            self._stack.close()
+
+    # The steps, in order
+
+    def preflight(self, unleash: bool) -> None:
+        """See that the fault may be injected and can be undone, and take the namespace's lease. Raises Refused."""
+        self.tell("preflight", 0.0)
+        self.chaos = Chaos(self.experiment, self.cluster, self.scratch, self.run_id)
+        self.plan = preflight.preflight(
+            self.experiment, self.cluster, self.journal, unleash=unleash, run_id=self.run_id
+        )
+        self._stack.callback(self._quietly, preflight.release, self.plan, self.cluster, self.run_id)
+        self.watchdog = Watchdog.launch(
+            self.run_id, self.cluster, self.settings, self.experiment.blast_radius.namespaces
+        )
+        self._stack.callback(self.watchdog.stop)
+
+    def weaken(self) -> None:
+        """Switch the weakness of the weak twin on, if this run is one, and wait until the shop runs with it."""
+        if self.weakness is None:
+            return
+        self.tell(f"switching {self.weakness} on", None)
+        from aftershock import weakness
+
+        self.watchdog.ready()
+        weakness.apply(
+            self.cluster, self.journal, self.run_id, self.experiment, self.weakness, lambda text: self.tell(text, None)
+        )
+
+    def observe(self) -> None:
+        """Start every observer; from here on a time in which one cannot see is a gap."""
+        self.tell("starting observers", None)
+        namespaces = self.experiment.blast_radius.namespaces
+        collector = Collector(self.cluster, self.folder, namespaces, self.scratch)
+        for inverse in collector.inverses():
+            self.journal.record(
+                self.run_id, self.cluster.identity.fingerprint, "collector", inverse, self.cluster.identity.context
+            )
+        self._observers = [
+            Watcher(self.cluster, self.log, namespaces),
+            collector,
+            Scraper(self.cluster, self.folder, namespaces),
+        ]
+        for observer in self._observers:
+            self._stack.callback(observer.stop)
+            observer.start()
+        self._known = {
+            "images": manifest.images(self.cluster, namespaces), "clock": clock.measure(self.cluster).as_run(),
+            "topology": {"calls": [], "pods": topology.pods(self.cluster, namespaces)}, "unenforced": self.cluster.unenforced(),
+        }  # fmt: skip
+
+    def offer_load(self) -> None:
+        """Start the generator; its first arrival fixes the windows. Waits for the warm-up to end."""
+        asked = self.experiment.load
+        namespace = self.experiment.blast_radius.namespaces[0]
+        try:
+            self._target_url = self.cluster.service_url(namespace, asked.service, asked.port)
+            plan = loads.LoadPlan(
+                asked.tool, asked.scenario, self._target_url, asked.rate_per_s, asked.total_s, self.experiment.seed
+            )
+            self._load = loads.start(plan, self.folder, self.scratch)
+            self._stack.callback(self._load.stop)
+            self.tell(f"starting {asked.tool}", None)
+            begun_us = self._load.begun_us(LOAD_BEGINS_S)
+        except (ClusterError, LoadError, AftershockError) as error:
+            if isinstance(error, Refused):
+                raise
+            raise Stopped(f"no load: {error}", error.hint) from None
+        at = begun_us
+        for name in WINDOWS:
+            length = round(getattr(asked, f"{name}_s") * 1e6)
+            self.windows[name] = {"from_us": at, "to_us": at + length}
+            at += length
+        self._write_manifest()
+        self._wait_until(self.windows["warm_up"]["to_us"], "warming up")
+
+    def steady(self, phase: Literal["before", "after"]) -> None:
+        """Run the steady-state probes. Raises Stopped if they do not hold before the fault: nothing could be blamed on it."""
+        for probe in self.experiment.hypothesis:
+            self.chaos.execute(probe, phase, PROBE_S)
+        met, why = self.chaos.steady(phase)
+        self.steady_seen[phase] = (met, why)
+        if phase == "before":
+            if not met:
+                raise Stopped(f"the steady state did not hold before the fault: {why}")
+            self._wait_until(self.windows["fault"]["from_us"], "baseline")
+
+    def inject(self) -> None:
+        """Write each action's inverse to disk, then inject; wait for the end of the fault window."""
+        self.watchdog.ready()
+        ends_us = self.windows["fault"]["to_us"]
+        for activity in self.experiment.method:
+            self.tell(activity.name, self._done())
+            if activity.kind == "action":
+                self._write_inverse(activity)
+                self._runner_event("INJECTED", activity)
+            left_s = (ends_us - now_us()) / 1e6
+            self.chaos.execute(activity, "method", max(1.0, left_s))
+        self._wait_until(ends_us, "fault")
+
+    def undo(self) -> None:
+        """Undo every fault, play the file's rollbacks, and wait for the end of the recovery window."""
+        self.tell("undoing", self._done())
+        self._undone_us = now_us()
+        results = self.journal.undo(self.cluster, self._pending_faults())
+        for activity in self.experiment.rollbacks:
+            self.chaos.execute(activity, "rollback", ROLLBACK_S)
+        for result in results:
+            self.log.add(source="runner", type="UNDONE", kind="Runner", time_us=result.time_us, name=result.entry.action,
+                         reason=result.state, detail={"what": result.entry.inverse.what, "error": result.error})  # fmt: skip
+        self._wait_until(self.windows["recovery"]["to_us"], "recovery")
+
+    def note(self, stopped: Stopped) -> None:
+        """Remember why the run stopped early, and stop the load: there is nothing more to learn."""
+        self.tell(f"stopped early: {stopped}", None)
+        self.journal.undo(self.cluster, self._pending_faults())
+        if self._load is not None:
+            self._load.stop()
+        elif not self.load_facts["offered"]:
+            self.load_facts["error"] = str(stopped)
+
+    def settle(self) -> None:
+        """Stop the load, let the shop finish what it accepted, and check the invariants from its ledger."""
+        if self._load is not None:
+            self.tell("last answers", self._done())
+            self.load_facts = self._load.finish(LOAD_ENDS_S)
+        self.tell("letting orders settle", None)
+        self._check_invariants()
+        for observer in reversed(self._observers):
+            self.reports.append(observer.stop())
+
+    def store(self) -> None:
+        """Write everything raw; the verdict follows from these files alone."""
+        fingerprint = self.cluster.identity.fingerprint
+        self.journal.undo(self.cluster, self.journal.pending(fingerprint, self.run_id))
+        self._hops = Hops(self.folder)
+        if "topology" in self._known:
+            self._known["topology"]["calls"] = [list(pair) for pair in self._hops.calls]
+        ended_us = now_us()
+        document = self._evidence(ended_us)
+        self.folder.write("evidence.json", document)
+        self.folder.write("journal.json", self.chaos.journal(self.started_us, ended_us))
+        self._write_manifest(ended_us)
+        self.log.close()
+
+    def refuse(self, refusal: Refused) -> None:
+        """Store the verdict of a run that must not begin."""
+        findings = getattr(refusal, "findings", ()) or (
+            Finding("preflight", Outcome.INCONCLUSIVE, str(refusal), (), refusal.hint),)  # fmt: skip
+        self._write_manifest(now_us())
+        judge.refuse(self.folder, findings, self.experiment)
+
+    # What the steps share
+
+    def _evidence(self, ended_us: int) -> dict[str, Any]:
+        before, after = (
+            self.steady_seen.get("before", (None, "not asked")),
+            self.steady_seen.get("after", (None, "not asked")),
+        )
+        chains = evidence.chains(
+            self.plan.faults, self.chaos.runs, self.log.all(), self.windows, self.journal.of_run(self.run_id),
+            undone_us=self._undone_us, ended_us=ended_us, hop=self._hops, calls=self._hops.calls,
+        )  # fmt: skip
+        return {
+            "faults": chains, "activities": [run.evidence() for run in self.chaos.runs],
+            "observers": [report.as_evidence() for report in self.reports],
+            "steady": {"before": before[0], "after": after[0], "why": f"before: {before[1]}; after: {after[1]}"},
+            "load": self.load_facts, "undo": self.journal.evidence(self.run_id),
+        }  # fmt: skip
+
+    def _pending_faults(self) -> list[Entry]:
+        pending = self.journal.pending(self.cluster.identity.fingerprint, self.run_id)
+        return [e for e in pending if e.action not in ("collector", "weakness")]
+
+    def _write_inverse(self, activity: Activity) -> None:
+        resolved = self.chaos.resolve(activity)
+        for inverse in faults.inverse_of(resolved, self.cluster, self.run_id):
+            self.journal.record(
+                self.run_id, self.cluster.identity.fingerprint, activity.name, inverse, self.cluster.identity.context
+            )
+
+    def _runner_event(self, type_: str, activity: Activity) -> None:
+        self.log.add(source="runner", type=type_, kind="Runner", name=activity.name, reason=faults.action_of(activity))
+
+    def _check_invariants(self) -> None:
+        wanted = self.experiment.invariants
+        if not wanted or not self.folder.has("samples.parquet"):
+            return
+        ledger = Ledger(self.cluster, self.experiment.blast_radius.namespaces[0])
+        found = ledger.collect(self.folder, self.started_us, SETTLE_S)
+        columns = ("order_id", "idempotency_key", "status")
+        table = self.folder.table("samples.parquet", columns).to_pydict()
+        answers = [invariants.Answer(*row) for row in zip(*(table[c] for c in columns), strict=True)]
+        # An order that is still open when the time to finish it is over counts as it stands.
+        checked = invariants.check(answers, found.lines, found.error is None, now_us(), whole=False)
+        checked["results"] = [r for r in checked["results"] if r["name"] in wanted]
+        self.folder.write("invariants.json", checked)
+
+    def _wait_until(self, time_us: int, text: str) -> None:
+        """Wait for a moment of the schedule; raises Stopped at once if the generator dies meanwhile."""
+        while (left := (time_us - now_us()) / 1e6) > 0:
+            if self._load is not None and (trouble := self._load.failed()):
+                raise Stopped(f"the load generator failed: {trouble}")
+            self.tell(text, self._done())
+            time.sleep(min(TICK_S, left))
+
+    def _done(self) -> float | None:
+        if not self.windows:
+            return None
+        begin, end = self.windows["warm_up"]["from_us"], self.windows["recovery"]["to_us"]
+        return max(0.0, min(1.0, (now_us() - begin) / (end - begin)))
+
+    def _write_manifest(self, ended_us: int | None = None) -> None:
+        self.folder.write("run.json", manifest.of(
+            self.experiment, self.run_id, self.started_us, ended_us=ended_us, weakness=self.weakness, cluster=self.cluster,
+            target_url=self._target_url, windows=self.windows, more=self._known))  # fmt: skip
+
+    def _quietly(self, do: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            do(*arguments)
+        except ClusterError as error:
+            self.tell(f"not cleaned up: {error}", None)
