@@ -52,7 +52,7 @@ def test_everything_is_written_and_read_back(stored: graph.Graph) -> None:
         "total": 880,
         "failed": 16,
         "slow": 0,
-        "touched": 43,
+        "touched": 54,
         "state.pending": 1,
         "state.shipped": 879,
         "left_out": 0,
@@ -81,8 +81,8 @@ def test_the_business_chain(stored: graph.Graph) -> None:
         "order_chain", run=runs.RUN_ID, order_id="order-0001"
     )  # neither failed nor slow nor touched
     touched = stored.query("touched", run=runs.RUN_ID)
-    assert len(touched) == 43
-    assert touched[0]["order_id"] == "order-0321"  # 0320 never reached the pod
+    assert len(touched) == 54
+    assert touched[0]["order_id"] == "order-0320"  # it never reached the pod: its caller says so
 
 
 def test_causes_need_all_three_tests(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_replaying_a_run_changes_nothing_and_leaves_other_runs_alone(tmp_path: P
             graph.ingest(held, folder)
         history = held.query("history", skip=0, limit=10)
         assert sorted(row["run"] for row in history) == [runs.RUN_ID, "20260301T130000Z-ffffff"]
-        assert len(held.query("touched", run=runs.RUN_ID)) == 43
+        assert len(held.query("touched", run=runs.RUN_ID)) == 54
         held.remove_run(runs.RUN_ID)
         assert [row["run"] for row in held.query("history", skip=0, limit=10)] == ["20260301T130000Z-ffffff"]
         assert not held.query("touched", run=runs.RUN_ID)

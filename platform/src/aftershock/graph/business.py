@@ -131,7 +131,7 @@ def _slow_ms(verdict: Json, requests: Mapping[str, Request], run: Json) -> float
 
 
 def _hits(evidence: Json, run: Json, spans: Sequence[tuple[Any, ...]]) -> dict[str, tuple[str, int, str]]:
-    """Traces that passed a targeted pod or node between request and recovery: trace -> (fault, time, pod)."""
+    """Traces that met a target between request and recovery, or failed to: trace -> (fault, time, pod)."""
     windows = run.get("windows") or {}
     end_us = max((w["to_us"] for w in windows.values() if w), default=2**62)
     on_node: dict[str, set[str]] = {}
@@ -145,11 +145,16 @@ def _hits(evidence: Json, run: Json, spans: Sequence[tuple[Any, ...]]) -> dict[s
             continue
         until = min((s["time_us"] for s in (steps.get("recovered"), steps.get("undone")) if s), default=end_us)
         pods: set[str] = set()
+        services: set[str] = set()
         for target in fault.get("targets") or []:
             pods |= on_node.get(target["name"], set()) if target.get("kind") == "Node" else {target["name"]}
-        for trace, _, pod, _, _, start_us, duration_us, _ in spans:
-            if pod in pods and start_us <= until and start_us + (duration_us or 0) >= start and trace not in hits:
-                hits[trace] = (fault["id"], start_us, pod)
+            if target.get("service"):
+                services.add(target["service"])
+        for trace, _, pod, kind, peer, start_us, duration_us, error in spans:
+            # A call that a dead pod never answered leaves a span at its caller only.
+            met = pod in pods or (kind == "CLIENT" and error and peer in services)
+            if met and start_us <= until and start_us + (duration_us or 0) >= start and trace not in hits:
+                hits[trace] = (fault["id"], start_us, pod or "")
     return hits
 
 

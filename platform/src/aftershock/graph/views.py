@@ -38,7 +38,7 @@ BLIND_EDGES: Mapping[str, tuple[str, ...]] = {
 
 # Events that the cluster tells of itself; the runner's own, those about chaos objects and markers of injection are not among them.
 BLIND_EVENT_KINDS = ("Pod", "Node", "EndpointSlice", "Deployment", "Event")
-BLIND_EVENT_SOURCES = ("watch", "events", "kubernetes")
+BLIND_EVENT_SOURCES = ("watch",)
 BLIND_EVENT_TYPES = ("ADDED", "MODIFIED", "DELETED", "NORMAL", "WARNING")
 
 

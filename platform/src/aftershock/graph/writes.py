@@ -40,7 +40,8 @@ def _alike(rows: Sequence[dict[str, Value]]) -> Iterator[tuple[tuple[str, ...], 
     """Batches of rows with the same keys: engines take homogeneous maps only, and no value is stored as no property."""
     groups: dict[tuple[str, ...], list[dict[str, Value]]] = {}
     for row in rows:
-        groups.setdefault(tuple(sorted(row)), []).append(row)
+        names = tuple(sorted(row))
+        groups.setdefault(names, []).append({name: row[name] for name in names})  # ladybug's maps have an order
     for names, group in groups.items():
         for start in range(0, len(group), BATCH):
             yield names, group[start : start + BATCH]
