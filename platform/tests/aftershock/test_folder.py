@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aftershock.errors import FolderError
@@ -199,6 +199,7 @@ def test_a_torn_ledger_is_an_error_since_it_is_written_whole(folder: RunFolder) 
         list(folder.lines("ledger.ndjson"))
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(
         st.fixed_dictionaries(
