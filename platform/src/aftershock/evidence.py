@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aftershock.activities import ActivityRun
     from aftershock.events import Event
     from aftershock.faults import Planned, Target
+    from aftershock.observe.observer import ObserverReport
     from aftershock.observe.reach import Hop
     from aftershock.undo import Entry
 
@@ -110,6 +111,20 @@ def chains(
     return result
 
 
+def build(
+    faults: Sequence[Mapping[str, Any]], runs: Sequence[ActivityRun], entries: Sequence[Entry], *, observers: Sequence[ObserverReport],
+    steady: Mapping[str, tuple[bool | None, str]], load: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """`evidence.json`, with `chains` as its faults; `steady` maps `before` and `after` to (held, why)."""
+    before, after = steady.get("before", (None, "not looked at")), steady.get("after", (None, "not looked at"))
+    return {
+        "faults": list(faults), "activities": [r.evidence() for r in runs], "observers": [o.as_evidence() for o in observers],
+        "steady": {"before": before[0], "after": after[0], "why": f"before: {before[1]}; after: {after[1]}"},
+        "load": dict(load),
+        "undo": {"pending": sum(e.state != "done" for e in entries), "entries": [e.evidence() for e in entries]},
+    }  # fmt: skip
+
+
 def _chain(seen: Seen) -> dict[str, Any]:
     fault, run = seen.fault, seen.run
     rules = RULES.get(fault.action, _UNKNOWN)
@@ -151,7 +166,7 @@ def refusal(error: str | None) -> str | None:
 
 def _journal_step(fault: Planned, entries: Sequence[Entry]) -> Step | None:
     """Undone as the journal saw it: every entry of this action is done, each after a look at the cluster."""
-    own = [e for e in entries if e.action == fault.action and e.inverse.kind != "none"]
+    own = [e for e in entries if e.action in (fault.activity.name, fault.action) and e.inverse.kind != "none"]
     if not own or any(e.state != "done" or e.changed_us is None for e in own):
         return None
     what = "; ".join(e.inverse.what for e in own)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 State = Literal["pending", "done", "failed"]
 MERGE_PATCH = "application/merge-patch+json"
-ENTRY_DEADLINE_S = 15.0
+ENTRY_DEADLINE_S = 30.0
 _POLL_S = 0.05
 _REQUEST_S = 5.0
 
@@ -40,7 +40,7 @@ class Inverse:
     """One request that takes a fault back, and how to see that it did.
 
     `check` is `{"absent": true}`, `{"present": true}` or `{"fields": [[[key, ...], value], ...]}` on what GET `check_path` answers;
-    a key that is missing equals null, false and an empty value.
+    a key that is missing equals null, false and an empty value. With `"rolled_out": true` its pods must have followed, too.
     """
 
     kind: str  # remove | restore | recreate | none
@@ -93,11 +93,13 @@ def removal(path: str, what: str) -> Inverse:
     return Inverse("remove", "DELETE", path, None, "application/json", path, {"absent": True}, what)
 
 
-def restoration(path: str, live: Json, patch: Json, what: str) -> Inverse:
+def restoration(path: str, live: Json, patch: Json, what: str, *, rolled_out: bool = False) -> Inverse:
     """Give back to `live` exactly the values that `patch` (a merge or strategic merge patch) is about to change; lists go back whole."""
     body = _before(live, patch)
-    fields = [[list(keys), value] for keys, value in _leaves(body)]
-    return Inverse("restore", "PATCH", path, body, MERGE_PATCH, path, {"fields": fields}, what)
+    check: dict[str, Any] = {"fields": [[list(keys), value] for keys, value in _leaves(body)]}
+    if rolled_out:
+        check["rolled_out"] = True
+    return Inverse("restore", "PATCH", path, body, MERGE_PATCH, path, check, what)
 
 
 def recreation(collection: str, live: Json, what: str) -> Inverse:
@@ -212,7 +214,7 @@ class UndoJournal:
 
     def undo(
         self, cluster: Cluster, entries: Sequence[Entry], deadline_s: float = ENTRY_DEADLINE_S,
-        progress: Callable[[str], None] | None = None,
+        progress: Callable[[str], object] | None = None,
     ) -> list[Undone]:  # fmt: skip
         """Undo entries, last in first out, and mark each done once the cluster was seen to be as before.
 
@@ -290,6 +292,17 @@ def unmet(cluster: Cluster, inverse: Inverse) -> str | None:
             have = have.get(key) if isinstance(have, Mapping) else None
         if have != wanted and (have or wanted):
             return f"{'.'.join(keys)} is {have!r:.200}, was {wanted!r:.200}"
+    return behind(live) if inverse.check.get("rolled_out") else None
+
+
+def behind(live: Json) -> str | None:
+    """What a Deployment or StatefulSet still has to do until all its pods are of its newest version and ready; None if nothing."""
+    status, wanted = live.get("status") or {}, int(live["spec"].get("replicas", 1))
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
+        return "the change has not been looked at"
+    counts = {key: int(status.get(key) or 0) for key in ("replicas", "updatedReplicas", "readyReplicas")}
+    if set(counts.values()) != {wanted}:
+        return f"{', '.join(f'{key} {count}' for key, count in counts.items())} of {wanted}"
     return None
 
 

@@ -23,6 +23,7 @@ from shop.tracing import Span, SpanKind, Tracer, fail, in_context, traceparent
 TRIES = 3
 BACKOFF_S = 0.04  # upper end of the first wait; doubles
 CONNECTIONS_MAX = 100
+IMPATIENT_S = 0.2  # what a caller with the weakness `impatient` waits at most
 RETRIED_STATUS = frozenset({502, 503, 504})
 
 
@@ -43,6 +44,7 @@ class Peers:
         self._tracer = tracer
         self._tries = 1 if "no-retries" in settings.weaknesses else TRIES
         self._no_timeout = "no-timeout" in settings.weaknesses
+        self._patience_s = IMPATIENT_S if "impatient" in settings.weaknesses else float("inf")
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -76,7 +78,7 @@ class Peers:
             if left <= 0.01:
                 break
             try:
-                limit = None if self._no_timeout else min(timeout_s, left)
+                limit = None if self._no_timeout else min(timeout_s, left, self._patience_s)
                 answer = await self._once(peer, method, path, body, headers, parent, limit)
             except PeerRefused as error:
                 last = error

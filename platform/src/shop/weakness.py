@@ -22,6 +22,7 @@ TABLE = {
     for w in (
         Weakness("no-retries", "a call that meets a dying pod is given up at once, so customers see its death"),
         Weakness("no-timeout", "a call waits for ever, so a slow payment service stalls every checkout"),
+        Weakness("impatient", "a call is given up after 0.2 s, so a slow peer is as bad as a dead one"),
         Weakness("no-idempotency-key", "each try of a charge is a new charge, so a lost answer is paid twice"),
         Weakness("charge-before-commit", "the charge precedes the order, so a crash between them takes money for nothing"),
         Weakness("readiness-lies", "pods say ready without their database, so traffic goes where it cannot be served"),
@@ -29,6 +30,8 @@ TABLE = {
         Weakness("lost-outbox", "shipping is asked for without an outbox, so a crash after payment loses the parcel"),
         Weakness("no-graceful-shutdown", "a pod that is told to end drops the requests that it has accepted"),
         Weakness("payments-single-replica", "one payments pod, so its death is an outage", in_code=False),
+        Weakness("payments-on-one-node", "all of payments on one node without a budget, so its drain is an outage", in_code=False),
+        Weakness("no-database-budget", "no disruption budget for the database, so a drain takes it away", in_code=False),
         Weakness("no-pdb", "no disruption budgets, so a drain may take every replica at once", in_code=False),
     )
 }  # fmt: skip
