@@ -181,8 +181,8 @@ class Cluster:
         if status != 200:
             return []
         told = json.loads(content)
-        entries = (told.get("unenforced") or told.get("items") or []) if isinstance(told, dict) else told
-        return [entry if isinstance(entry, str) else json.dumps(entry, sort_keys=True) for entry in entries]
+        entries = told.get("unenforced") or [] if isinstance(told, dict) else told
+        return [entry if isinstance(entry, str) else f"{entry['kind']} {entry['field']}" for entry in entries]
 
     def request(
         self, method: str, path: str, *, query: Query | None = None, body: Any = None,

@@ -198,8 +198,11 @@ def test_allowed_needs_a_clear_yes(api: Api, cluster: Cluster, told: dict[str, A
 
 def test_unenforced_is_empty_where_nobody_tells(api: Api, cluster: Cluster) -> None:
     assert cluster.unenforced() == []
-    api.routes["GET", "/debug/unenforced"] = lambda _: (200, ["spec.dnsConfig"])
-    assert cluster.unenforced() == ["spec.dnsConfig"]
+    api.routes["GET", "/debug/unenforced"] = lambda _: (
+        200,
+        {"unenforced": [{"kind": "Pod", "field": "spec.dnsConfig"}]},
+    )
+    assert cluster.unenforced() == ["Pod spec.dnsConfig"]
 
 
 def test_an_unknown_context_names_those_there_are(api: Api, tmp_path: Path) -> None:

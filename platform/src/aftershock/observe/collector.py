@@ -127,6 +127,7 @@ class Collector:
             return int(told["port"])
         except (ValueError, KeyError):
             self._end(self._process, 1.0)
+            self._process = None
             raise ObserverError(f"the collector did not start: {self._said() or line[:200]!r}") from None
 
     def _reach(self, namespace: str) -> None:
@@ -170,6 +171,10 @@ class Collector:
         except BrokenPipeError:
             pass
         line = _line(process.stdout, END_S)
+        try:
+            process.wait(2.0 if line else 0.1)  # it has said its last word; a signal now would only spoil its exit code
+        except subprocess.TimeoutExpired:
+            pass
         code = self._end(process, 2.0)
         if code != 0 or not line:
             for partial in self._folder.path.glob(".traces.parquet.*"):

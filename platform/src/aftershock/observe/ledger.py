@@ -66,7 +66,7 @@ class Ledger:
             lines += page
             following = page[-1].get("next")
             if not following:
-                return [*lines, page[-1]]
+                return lines
             if following == cursor:
                 raise ClusterError("the ledger repeats a page")
             cursor = str(following)

@@ -66,7 +66,7 @@ def endpoint_slice(obj: Object) -> Summary:
             not_ready |= addresses
         else:  # absent means ready
             ready |= addresses
-            pods.add(str((entry.get("targetRef") or {}).get("name")))
+            pods |= {entry["targetRef"]["name"]} if entry.get("targetRef") else set()
         if state.get("terminating"):
             terminating |= addresses
     detail = {"ready": sorted(ready), "not_ready": sorted(not_ready), "terminating": sorted(terminating),

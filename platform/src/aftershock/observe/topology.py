@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aftershock.cluster import Cluster
@@ -12,7 +13,7 @@ CALL_COLUMNS = ("service", "kind", "peer")
 
 def calls(traces: Table | Columns) -> list[list[str]]:
     """`[caller, callee]` for every pair of which at least one call was recorded, sorted. Needs the columns CALL_COLUMNS."""
-    columns = traces if isinstance(traces, dict) else traces.to_pydict()  # type: ignore[union-attr]
+    columns = traces if isinstance(traces, Mapping) else traces.to_pydict()
     rows = zip(*(columns[name] for name in CALL_COLUMNS), strict=True)
     seen = {
         (service, peer) for service, kind, peer in rows if kind == "CLIENT" and service and peer and peer != service
@@ -20,7 +21,7 @@ def calls(traces: Table | Columns) -> list[list[str]]:
     return [list(pair) for pair in sorted(seen)]
 
 
-def pods(cluster: Cluster, namespaces: tuple[str, ...], label_selector: str | None = None) -> list[dict[str, Any]]:
+def pods(cluster: Cluster, namespaces: Sequence[str], label_selector: str | None = None) -> list[dict[str, Any]]:
     """The pods of run.json's topology, by name; finished ones are left out. Raises ClusterError."""
     found = []
     for namespace in namespaces:
