@@ -40,6 +40,7 @@ class Watchdog:
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self.process, self.folder = process, folder
+        self._ready = False
 
     @classmethod
     def start(cls, run_id: str, cluster: Cluster, settings: Settings, namespaces: Sequence[str] = ()) -> Watchdog:
@@ -68,7 +69,12 @@ class Watchdog:
         return cls(process, folder)
 
     def ready(self, deadline_s: float = READY_S) -> None:
-        """Wait until it has loaded everything and reached the cluster. Raises DeadlineExceeded with its last words."""
+        """Wait until it has loaded everything and reached the cluster; at once if it said so before.
+
+        Raises DeadlineExceeded with its last words.
+        """
+        if self._ready:
+            return
         assert self.process.stdout is not None
         seen, ends = b"", time.monotonic() + deadline_s
         while READY not in seen:
@@ -82,6 +88,7 @@ class Watchdog:
                 raise DeadlineExceeded(f"the watchdog is not ready: {' / '.join(said) or f'silent for {deadline_s:g} s'}",
                                        hint="without it a killed run would leave its fault in the cluster")  # fmt: skip
             seen += chunk
+        self._ready = True
 
     def stop(self) -> None:
         """Let it go; it undoes what is still pending, if anything is. Idempotent."""
