@@ -99,7 +99,7 @@ class Database:
         except PoolTimeout:
             fail(span, "timeout")
             raise Problem(503, "database busy", "no connection became free in time", retry_after_s=1) from None
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             fail(span, "connection_reset")
             raise Problem(503, "database away", type(error).__name__, retry_after_s=1) from None
         finally:

@@ -16,10 +16,11 @@ ORDERS = """SELECT 'order' AS kind, id::text, idempotency_key, state, reason, cu
   (SELECT jsonb_agg(jsonb_build_object('sku', i->'sku', 'quantity', i->'quantity')) FROM jsonb_array_elements(items) i) AS items,
   created_us, updated_us, split_part(traceparent, '-', 2) AS trace_id FROM orders
   WHERE created_us >= %(since)s AND (created_us, id::text) > (%(after_us)s, %(after_id)s) ORDER BY created_us, id::text LIMIT %(limit)s"""
-PAYMENTS = """SELECT 'payment' AS kind, id::text, order_id::text, state, amount_cents, idempotency_key, created_us FROM payment
-  WHERE created_us >= %(since)s AND (created_us, id::text) > (%(after_us)s, %(after_id)s) ORDER BY created_us, id::text LIMIT %(limit)s"""
-SHIPMENTS = """SELECT 'shipment' AS kind, id::text, order_id::text, state, created_us FROM shipment
-  WHERE created_us >= %(since)s AND (created_us, id::text) > (%(after_us)s, %(after_id)s) ORDER BY created_us, id::text LIMIT %(limit)s"""
+# With their orders' age, not their own; those without an order (which must never be) with their own.
+_SINCE = """COALESCE((SELECT o.created_us FROM orders o WHERE o.id = order_id), created_us) >= %(since)s
+  AND (created_us, id::text) > (%(after_us)s, %(after_id)s) ORDER BY created_us, id::text LIMIT %(limit)s"""
+PAYMENTS = f"SELECT 'payment' AS kind, id::text, order_id::text, state, amount_cents, idempotency_key, created_us FROM payment WHERE {_SINCE}"
+SHIPMENTS = f"SELECT 'shipment' AS kind, id::text, order_id::text, state, created_us FROM shipment WHERE {_SINCE}"
 STOCK = "SELECT 'stock' AS kind, sku, initial, available FROM stock ORDER BY sku"
 PAGED = (("order", ORDERS), ("payment", PAYMENTS), ("shipment", SHIPMENTS))
 

@@ -17,7 +17,8 @@ from shop.service import Connection, Service, now_us
 EVERY_S = 0.5
 OLD_US = 2_500_000  # longer than a checkout may take
 BATCH = 50
-PENDING = "SELECT id, traceparent FROM orders WHERE state = 'pending' AND updated_us < %s ORDER BY updated_us LIMIT %s"
+PENDING = "SELECT id FROM orders WHERE state = 'pending' AND updated_us < %s ORDER BY updated_us LIMIT %s"
+LOCK = "SELECT traceparent FROM orders WHERE id = %s AND state = 'pending' FOR UPDATE SKIP LOCKED"
 
 
 class Reconciler:
@@ -40,26 +41,31 @@ class Reconciler:
         """Look at the oldest pending orders once."""
         async with self._service.db.connection("SELECT") as connection:
             rows = await (await connection.execute(PENDING, (now_us() - OLD_US, BATCH))).fetchall()
-        for order_id, traceparent in rows:
-            await self._resolve(order_id, traceparent)
+        for (order_id,) in rows:
+            await self._resolve(order_id)
 
-    async def _resolve(self, order_id: UUID, traceparent: str | None) -> None:
-        answer = await self._service.peers.call("payments", "GET", f"/charges/{order_id}")
-        state = answer.body.get("state") if answer.status == 200 else None
-        if state is None:
-            if answer.status != 404:
-                return
-            voided = await self._service.peers.call("payments", "POST", f"/charges/{order_id}/void?order_id={order_id}")
-            if voided.status != 200:
-                return
-            state = voided.body["state"]
+    async def _resolve(self, order_id: UUID) -> None:
+        """Decide one order with its row locked, so that a late checkout of the same order can only come before or after."""
         async with self._service.db.connection("UPDATE") as connection, connection.transaction():
-            if state == "charged":
-                if await paid(connection, order_id, traceparent, outbox=True):
-                    metrics.ORDERS.labels("paid").inc()
-            else:
+            row = await (await connection.execute(LOCK, (order_id,))).fetchone()
+            if row is None:  # finished meanwhile, or another replica is at it
+                return
+            state = await self._payment(order_id)
+            if state is None:
+                return
+            if state != "charged":
                 await cancel(connection, order_id, "abandoned")
+            elif await paid(connection, order_id, row[0], outbox=True):
+                metrics.ORDERS.labels("paid").inc()
         self._outbox.wake()
+
+    async def _payment(self, order_id: UUID) -> str | None:
+        """What became of the order's charge; one that was never made never will be. None if payments did not say."""
+        answer = await self._service.peers.call("payments", "GET", f"/charges/{order_id}")
+        if answer.status == 404:
+            answer = await self._service.peers.call("payments", "POST", f"/charges/{order_id}/void?order_id={order_id}")
+        state: str | None = answer.body["state"] if answer.status == 200 else None
+        return state
 
 
 async def paid(connection: Connection, order_id: UUID, traceparent: str | None, *, outbox: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from shop.settings import Settings
 __all__ = ["Connection", "Observed", "Service", "application", "make", "now_us", "span_of"]
 
 Background = Callable[[], Awaitable[None]]
+AGAIN_S = 0.5
+BODY_BYTES_MAX = 65_536
 UNOBSERVED = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -66,7 +69,7 @@ def application(service: Service, router: APIRouter) -> FastAPI:
         await service.peers.open()
         if service.database:
             await service.database.open()
-        tasks = [asyncio.ensure_future(work()) for work in service.background]
+        tasks = [asyncio.ensure_future(_kept_up(work)) for work in service.background]
         yield
         for task in tasks:
             task.cancel()
@@ -82,6 +85,7 @@ def application(service: Service, router: APIRouter) -> FastAPI:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _crash)
     app.add_middleware(Observed, service=service)
     return app
 
@@ -95,6 +99,16 @@ def span_of(request: Request) -> tracing.Span:
 def now_us() -> int:
     """Wall clock, microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+async def _kept_up(work: Background) -> None:
+    """Work in the background must outlive its own mistakes: a parcel that is never sent is worse than a noisy log."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logging.getLogger("shop").exception("background work failed, starting again")
+            await asyncio.sleep(AGAIN_S)
 
 
 def _operations(service: Service) -> APIRouter:
@@ -147,7 +161,7 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, sent)
+            await self._app(scope, _limited(receive), sent)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             span.update_name(f"{scope['method']} {route}")
@@ -158,6 +172,21 @@ class Observed:
             role = self._service.settings.role
             metrics.REQUESTS.labels(role, route, scope["method"], status).inc()
             metrics.DURATION.labels(role, route, scope["method"]).observe(time.perf_counter() - started)
+
+
+def _limited(receive: Receive) -> Receive:
+    """Refuse a body that no request of this API needs, before it is in memory."""
+    taken = 0
+
+    async def limited() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > BODY_BYTES_MAX:
+            raise HTTPException(413, "body too large")
+        return message
+
+    return limited
 
 
 def _body(status: int, title: str, detail: Any, retry_after_s: int | None = None) -> JSONResponse:
@@ -175,6 +204,10 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     where = [{"field": ".".join(map(str, e["loc"])), "what": e["msg"]} for e in error.errors()[:10]]
     return _body(422, "invalid request", where)
+
+
+async def _crash(_: Request, error: Exception) -> Response:
+    return _body(500, "internal error", type(error).__name__)
 
 
 async def _http(_: Request, error: Exception) -> Response:
