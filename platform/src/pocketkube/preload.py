@@ -2,7 +2,8 @@
 
 `python -m pocketkube.preload SOCKET DAEMON` is the root. Asked to, it forks further parents that import modules first, and those fork the
 pods of one image, which then share their memory. Each process is forked twice, so that it becomes a child of the daemon (a child
-subreaper): a parent's death does not end its pods, the daemon's death ends them all (PR_SET_PDEATHSIG).
+subreaper): a parent's death does not end its pods, the daemon's death ends them all (PR_SET_PDEATHSIG). What those had started themselves
+the root ends then, by the mark in their environment.
 
 One request and one answer at a time, as JSON over a SOCK_SEQPACKET socket, descriptors beside it.
 """
@@ -27,10 +28,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
+from pocketkube import processes
+
 LARGEST = 180_000  # bytes of a request; the kernel's default send buffer holds one
-ADOPTED_S = 5.0
+ADOPTED_S = SWEEP_S = 5.0
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,23 +49,27 @@ def end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Serve as the root parent until the daemon closes the socket."""
+    """Serve as the root parent until the daemon closes the socket or dies, then end what it has left."""
     channel, daemon = int(sys.argv[1]), int(sys.argv[2])
-    end_with(daemon)
     serve(socket.socket(fileno=channel), daemon)
+    mark = processes.mark_of(os.getpid())
+    deadline = time.monotonic() + SWEEP_S
+    while mark and (left := processes.marked(Path(mark[0]))) and time.monotonic() < deadline:
+        processes.end(left)
+        time.sleep(0.01)
 
 
-def serve(channel: socket.socket, daemon: int) -> NoReturn:
-    """Answer requests until the socket ends. Never returns, in a child neither."""
+def serve(channel: socket.socket, daemon: int) -> None:
+    """Answer requests until the socket ends. Never returns in a child."""
     gc.collect()
     gc.freeze()
     while True:
         try:
             data, descriptors, _, _ = socket.recv_fds(channel, LARGEST + 1000, 8)
         except ConnectionError:
-            os._exit(0)
+            return
         if not data:
-            os._exit(0)
+            return
         request = json.loads(data)
         try:
             answer: Request = {"pid": _start(request, descriptors, channel, daemon)}
@@ -117,6 +125,7 @@ def _become(request: Request, descriptors: list[int], middle: int, daemon: int, 
             os.close(tell)
             _preload(request["modules"])
             serve(socket.socket(fileno=descriptors[0]), daemon)
+            os._exit(0)
         if request.get("tty"):
             fcntl.ioctl(descriptors[0], termios.TIOCSCTTY, 0)
         for target, descriptor in enumerate(descriptors[:3]):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+MARK = "POCKETKUBE_PROCESS"  # environment variable of all that a cluster starts: FOLDER:SERIAL
 COMPACT = 500  # lines of a record after which the dead are dropped
 
 
@@ -70,6 +71,26 @@ def tree(pid: int) -> list[int]:
     return members
 
 
+def mark_of(pid: int) -> tuple[str, str] | None:
+    """(folder, serial) of the mark that a process was executed with; forks of a parent have the parent's."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    for variable in variables:
+        if variable.startswith(MARK.encode() + b"="):
+            folder, _, serial = os.fsdecode(variable[len(MARK) + 1 :]).rpartition(":")
+            return folder, serial
+    return None
+
+
+def marked(folder: Path) -> list[int]:
+    """All processes with this cluster's mark, except the caller."""
+    me = os.getpid()
+    return [found.pid for found in everything()
+            if found.alive and found.pid != me and (mark := mark_of(found.pid)) and mark[0] == str(folder)]  # fmt: skip
+
+
 def end(pids: list[int]) -> None:
     """SIGKILL to each that still exists."""
     for pid in pids:
@@ -108,12 +129,17 @@ class Record:
         return found
 
     def sweep(self, deadline_s: float = 5.0) -> list[str]:
-        """End all that still runs and what descends from it; names of what was ended."""
+        """End all recorded that still runs, what descends from it, and all with the cluster's mark; names of what was ended."""
         ended: list[str] = []
         deadline = time.monotonic() + deadline_s
-        while (alive := self.living()) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            alive, others = self.living(), marked(self._path.parent)
+            if not alive and not others:
+                break
+            recorded = {pid for pid, _ in alive}
             ended += [name for _, name in alive if name not in ended]
-            end([member for pid, _ in alive for member in tree(pid)])
+            ended += [f"process {pid}" for pid in others if pid not in recorded and f"process {pid}" not in ended]
+            end([*others, *(member for pid in recorded for member in tree(pid))])
             time.sleep(0.01)
         return ended
 

@@ -18,6 +18,8 @@ from pocketkube.pod import Pod
 from pocketkube.storage import Object
 from pocketkube.supervisor import Process, SpawnError
 
+NOT_FOUND = 127  # as a shell says it
+
 
 class NodeRuntime:
     """Finds the kubelet's pod for an object of the API."""
@@ -53,14 +55,19 @@ class NodeRuntime:
             yield part
 
     async def exec(self, pod: Object, container: str, argv: list[str], *, stdin: bool, tty: bool) -> Session:
-        """Start a program in the container's surroundings. Raises ApiError."""
+        """Start a program in the container's surroundings. Raises ApiError.
+
+        What cannot be executed is a session that says so and ends with 127: clients take a refusal for a server without WebSocket.
+        """
         found = self._container(pod, container)
         session = Session()
         try:
             await session.start(found, argv, stdin=stdin, tty=tty)
         except SpawnError as error:
-            await session.close()
-            raise ApiError(f"Internal error occurred: error executing command in container: {error}") from None
+            if found.process is None or not found.process.running:
+                await session.close()
+                raise ApiError(f"Internal error occurred: error executing command in container: {error}") from None
+            session.fail(f"error executing command in container: {error}\n")
         return session
 
     def _container(self, pod: Object, name: str) -> Container:
@@ -114,9 +121,16 @@ class Session:
             for descriptor in ours:
                 os.close(descriptor)
 
+    def fail(self, message: str) -> None:
+        """Be a program that could not be started."""
+        for reader, words in ((self.stderr or self.stdout, message.encode()), (self.stdout, b"")):
+            reader.feed_data(words)
+            reader.feed_eof()
+
     async def wait(self) -> int:
         """Its exit code, 128 + signal number if a signal ended it."""
-        assert self._process is not None
+        if self._process is None:
+            return NOT_FOUND
         return await asyncio.shield(self._process.exited)
 
     def resize(self, columns: int, rows: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ PR_SET_CHILD_SUBREAPER = 36
 UNCLAIMED = 256  # exits remembered of processes whose start was not yet told
 UNCLAIMED_S = 2.0  # after this a child that nobody asked for is ended
 STOP_S = 5.0
+OWN = "own"  # the serial of processes of pocketkube itself, and so of what is forked from them
 Key = tuple[str, ...]  # () is the root parent, (image,) a preloaded one, (image, node) a node's own
 
 
@@ -45,6 +47,7 @@ class Process:
     started: int
     name: str
     exited: asyncio.Future[int] = field(repr=False)
+    serial: str = ""  # in its mark
 
     @property
     def running(self) -> bool:
@@ -74,7 +77,10 @@ class Supervisor:
     """Starts processes; `start` once, in the running loop of the main thread."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._record = processes.Record(folder / "processes.jsonl")
+        self._serial = 0
+        self._serials: set[str] = set()  # of what runs or is being started
         self._known: dict[int, Process] = {}
         self._unclaimed: dict[int, int] = {}
         self._strays: dict[tuple[int, int], float] = {}
@@ -108,7 +114,8 @@ class Supervisor:
         """Start a module of this package with this daemon's environment; it finds the channel at descriptor 3 and ends with us."""
         actions = [(os.POSIX_SPAWN_DUP2, channel.fileno(), 3)] if channel else []
         argv = [sys.executable, "-m", module, *arguments]
-        pid = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+        env = {**os.environ, processes.MARK: f"{self._folder}:{OWN}"}
+        pid = os.posix_spawn(sys.executable, argv, env, file_actions=actions, setsid=True)
         return self._adopt(pid, name)
 
     async def program(
@@ -143,11 +150,25 @@ class Supervisor:
             await asyncio.sleep(0.01)
 
     async def _ask(self, key: Key, request: preload.Request, descriptors: Sequence[int]) -> Process:
+        self._serial += 1
+        serial = str(self._serial)
+        request["env"][processes.MARK] = f"{self._folder}:{serial}"
         data = json.dumps(request).encode()
         if len(data) > preload.LARGEST:
             raise SpawnError(
-                f"environment and arguments of {request['name']} are longer than {preload.LARGEST} bytes", 7
+                f"environment and arguments of {request['name']} exceed {preload.LARGEST} bytes", errno.E2BIG
             )
+        self._serials.add(serial)
+        try:
+            process = await self._send(key, data, descriptors, request["name"])
+        except BaseException:
+            self._serials.discard(serial)
+            raise
+        process.serial = serial
+        process.exited.add_done_callback(lambda _: self._serials.discard(serial))
+        return process
+
+    async def _send(self, key: Key, data: bytes, descriptors: Sequence[int], name: str) -> Process:
         for last in (False, True):
             parent = await self._parent(key)
             try:
@@ -161,7 +182,7 @@ class Supervisor:
                 continue
             if "error" in answer:
                 raise SpawnError(answer["error"], answer["errno"] or 0)
-            return self._adopt(answer["pid"], request["name"])
+            return self._adopt(answer["pid"], name)
         raise AssertionError("unreachable")
 
     async def _answer(self, channel: socket.socket) -> dict[str, Any]:
@@ -266,10 +287,14 @@ class Supervisor:
         unknown = [p for p in processes.everything() if p.parent == me and p.pid not in self._known and p.alive]
         self._strays = {(p.pid, p.started): self._strays.get((p.pid, p.started), at) for p in unknown}
         for found in unknown:
-            if found.session in self._known or found.session == home:
-                continue
-            # A process that is being started has no record for a moment, and is its own session's leader.
-            if found.session != found.pid or at - self._strays[found.pid, found.started] > UNCLAIMED_S:
+            mark = processes.mark_of(found.pid)
+            if mark is not None and mark[0] == str(self._folder) and mark[1] != OWN:
+                left = mark[1] not in self._serials
+            elif found.session in self._known or found.session == home:
+                left = False
+            else:  # a process that is being started has no record for a moment, and is its own session's leader
+                left = found.session != found.pid or at - self._strays[found.pid, found.started] > UNCLAIMED_S
+            if left:
                 processes.end(processes.tree(found.pid))
 
 
