@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format lock clean
+.PHONY: help setup demo test check format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -25,6 +25,9 @@ $(READY): requirements.lock pyproject.toml
 	@$(VENV)-tools/bin/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(VENV)-tools/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+demo: $(READY) ## a local cluster, the shop, four experiments, one verdict table
+	@$(BIN)/aftershock demo
 
 test: $(READY) ## pass the tests
 	$(BIN)/pytest -q

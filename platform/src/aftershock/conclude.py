@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aftershock import facts, graph, judge, junit, models, postmortem, report, verify
+from aftershock import graph, judge, junit, models, postmortem, report, verify
 from aftershock.diagnose import answer
 from aftershock.errors import FolderError, GraphError
 from aftershock.folder import RunFolder
@@ -25,7 +25,6 @@ def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> Non
     tell("diagnosing blind", 0.2)
     answer.write(folder)
     tell("writing the postmortem", 0.4)
-    facts.write(folder, facts.of(folder))
     postmortem.write(folder, models.open(model))
     checked = verify.verify(folder)
     if checked.failures:

@@ -12,6 +12,7 @@ from rich.table import Table
 from aftershock.folder import RunFolder
 from aftershock.verdict import Outcome
 
+PIPED_WIDTH = 160  # columns of a table that nobody sees on a terminal
 STYLES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
@@ -77,7 +78,7 @@ def _near(path: Path) -> str:
 
 def table(rows: list[Row], no_color: bool) -> None:
     """Print the verdict table and, below it, the paths of the reports."""
-    console = Console(no_color=no_color, highlight=False)
+    console = _console(no_color)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name, kind in (("experiment", "left"), ("verdict", "left"), ("served", "right"), ("recovered", "right"),
                        ("root cause, found blind", "left"), ("why", "left")):  # fmt: skip
@@ -137,4 +138,9 @@ def comparison(compared: list[dict[str, Any]], no_color: bool) -> None:
             ("-" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in (line["a"], line["b"])
         ]
         shown.add_row(line["figure"], *values)
-    Console(no_color=no_color, highlight=False).print(shown)
+    _console(no_color).print(shown)
+
+
+def _console(no_color: bool) -> Console:
+    console = Console(no_color=no_color, highlight=False)
+    return console if console.is_terminal else Console(no_color=no_color, highlight=False, width=PIPED_WIDTH)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import conclude, judge, preflight, processes
+from aftershock import conclude, preflight, processes, report
 from aftershock.cluster import Cluster
-from aftershock.errors import Refused
+from aftershock.errors import AftershockError, Refused
 from aftershock.experiment import Experiment
 from aftershock.folder import RunFolder, new_run_id
 from aftershock.progress import Teller
@@ -43,7 +43,6 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     processes.sweep()
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
-    interrupted = False
     with Session(experiment, cluster, folder, settings, tell, weak=options.weak) as session:
         try:
             session.preflight(options.unleash)
@@ -54,19 +53,19 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
             session.inject()
             session.undo()
             session.steady("after")
-        except Stopped as stopped:
-            session.note(stopped)
-        except KeyboardInterrupt:
-            interrupted = True
-            session.note(Stopped("interrupted by the user", "run it again"))
         except Refused as refusal:
             session.refuse(refusal)
+            report.write(folder)
             return folder
+        except KeyboardInterrupt:
+            session.abandon("interrupted by the user")
+            raise
+        except Stopped as stopped:
+            session.note(stopped)
+        except AftershockError as error:  # a step that could not be done: what was seen so far is judged
+            session.note(Stopped(str(error), error.hint))
         session.settle()
         session.store()
-    if interrupted:
-        judge.judge_folder(folder)
-        raise KeyboardInterrupt
     conclude.conclude(folder, options.graph, options.model, tell)
     return folder
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from aftershock import evidence, faults, invariants, judge, manifest, preflight, processes
+from aftershock import evidence, faults, invariants, judge, manifest, preflight, processes, weakness
 from aftershock import load as loads
 from aftershock.activities import Chaos
 from aftershock.cluster import Cluster
@@ -128,8 +128,6 @@ class Session:
         if self.weakness is None:
             return
         self.tell(f"switching {self.weakness} on", None)
-        from aftershock import weakness
-
         self.watchdog.ready()
         weakness.apply(
             self.cluster, self.journal, self.run_id, self.experiment, self.weakness, lambda text: self.tell(text, None)
