@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,8 @@ def series(journeys: Sequence[Iteration], span: Interval, zero_us: int) -> Serie
     """Bins over `span`, at most `BINS_MAX`; nothing outside it counts."""
     total_s = max(0.0, (span.to_us - span.from_us) / 1e6)
     width_s = next((w for w in _WIDTHS_S if total_s / w <= BINS_MAX), total_s / BINS_MAX)
-    width_us = max(1, round(width_s * 1e6))
+    width_us = max(1, math.ceil(round(width_s * 1e6, 3)))
+    width_s = width_us / 1e6
     count = -(-(span.to_us - span.from_us) // width_us) if total_s else 0
     due: list[list[Iteration]] = [[] for _ in range(count)]
     done = [0] * count
