@@ -240,7 +240,8 @@ def _faults(experiment: Experiment, cluster: Cluster, run_id: str) -> tuple[list
         except ClusterUnreachable:
             raise
         except (ClusterError, BadInput) as error:
-            refusals.append(_no("targets", f"{activity.name}: cannot tell whom it would hit: {error}", error.hint))
+            refusals.append(_no("targets", f"{activity.name}: cannot tell whom it would hit: {error}",
+                                error.hint or "check the arguments of the action"))  # fmt: skip
             continue
         planned.append(fault)
         refusals += _of_fault(fault, known=kind is not None)
