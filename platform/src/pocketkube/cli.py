@@ -66,6 +66,7 @@ def _parser() -> _Parser:
     up.add_argument(
         "--nodes", default=",".join(clusters.NODES), help=f"names of the nodes (default: {','.join(clusters.NODES)})"
     )
+    up.add_argument("--owner", type=int, metavar="PID", help="end the cluster when this process ends, however it does")
     down = command("down", _down, "end a cluster and everything it started, a killed one's leftovers included")
     status = command("status", _status, "what runs in a cluster; 1 if it does not run")
     command("kubeconfig", _kubeconfig, "print the path of a cluster's kubeconfig")
@@ -81,7 +82,7 @@ def _up(arguments: argparse.Namespace) -> int:
     stages = {"images": "claiming an address", "processes": "starting processes", "nodes": "waiting for nodes"}
     cluster, fresh = clusters.up(
         clusters.checked(arguments.name), [n for n in arguments.nodes.split(",") if n], arguments.images,
-        lambda text: print(f"pocketkube {arguments.name}: {stages.get(text, text)}", file=sys.stderr),
+        lambda text: print(f"pocketkube {arguments.name}: {stages.get(text, text)}", file=sys.stderr), arguments.owner,
     )  # fmt: skip
     wanted = str(arguments.images.resolve()) if arguments.images else cluster.facts["images"]
     if not fresh and wanted != cluster.facts["images"]:

@@ -40,6 +40,7 @@ class Order:
     nodes: list[str]
     images: str | None
     report: int
+    owner: int | None  # the cluster ends when this process does
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def running() -> list[Cluster]:
     return [found for name in names if (found := find(name)) is not None]
 
 
-def up(name: str, nodes: list[str], image_file: Path | None, tell: Callable[[str], None]) -> tuple[Cluster, bool]:
+def up(
+    name: str, nodes: list[str], image_file: Path | None, tell: Callable[[str], None], owner: int | None = None
+) -> tuple[Cluster, bool]:  # fmt: skip
     """Start a cluster and wait until it is ready; False if it ran already. Raises StartError."""
     for node in nodes:
         if not _NAME.fullmatch(node) or nodes.count(node) > 1:
@@ -88,7 +91,7 @@ def up(name: str, nodes: list[str], image_file: Path | None, tell: Callable[[str
             tell(f"ended what a killed cluster had left: {swept}")
         folder = base() / name
         folder.mkdir(mode=0o700)
-        return _start(name, folder, nodes, image_file, tell), True
+        return _start(name, folder, nodes, image_file, tell, owner), True
 
 
 def down(name: str) -> bool:
@@ -120,9 +123,11 @@ def checked(name: str) -> str:
     return name
 
 
-def _start(name: str, folder: Path, nodes: list[str], image_file: Path | None, tell: Callable[[str], None]) -> Cluster:
+def _start(
+    name: str, folder: Path, nodes: list[str], image_file: Path | None, tell: Callable[[str], None], owner: int | None
+) -> Cluster:  # fmt: skip
     reading, writing = os.pipe()
-    order = Order(name, str(folder), nodes, str(image_file.resolve()) if image_file else None, writing)
+    order = Order(name, str(folder), nodes, str(image_file.resolve()) if image_file else None, writing, owner)
     log = folder / "daemon.log"
     with log.open("ab") as output:
         daemon = subprocess.Popen(

@@ -47,6 +47,8 @@ async def serve(order: Order) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    if order.owner is not None:
+        _follow(loop, order.owner, stopped)
     _tell(order, stage="images")
     known = images.read(Path(order.images)) if order.images else images.Images()
     a, bound = addresses.claim(f"{os.getuid()}/{folder}")
@@ -89,6 +91,14 @@ async def serve(order: Order) -> None:
         await supervisor.stop()
         await asyncio.gather(stop, *tasks, return_exceptions=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _follow(loop: asyncio.AbstractEventLoop, owner: int, stopped: asyncio.Event) -> None:
+    try:
+        descriptor = os.pidfd_open(owner)
+    except ProcessLookupError:
+        raise StartError(f"the owner, process {owner}, does not exist") from None
+    loop.add_reader(descriptor, stopped.set)
 
 
 async def _preload(supervisor: Supervisor, known: images.Images) -> None:

@@ -28,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("state")
     (home / "images.yaml").write_text(IMAGES)
     made = Cluster(home)
-    made.pocketkube("up", "--images", str(home / "images.yaml"))
+    made.pocketkube("up", "--images", str(home / "images.yaml"), "--owner", str(os.getpid()))
     made.apply(*web(2))
     yield made
     running = made.processes()
@@ -42,7 +42,8 @@ def own(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster to be killed."""
     (tmp_path / "images.yaml").write_text(IMAGES)
     made = Cluster(tmp_path)
-    made.pocketkube("up", "--images", str(tmp_path / "images.yaml"), "--nodes", "body,memory")
+    made.pocketkube("up", "--images", str(tmp_path / "images.yaml"), "--nodes", "body,memory",
+                    "--owner", str(os.getpid()))  # fmt: skip
     made.apply(pod("one", shell("sleep 1000 & exec sleep 1000")), *web(1))
     made.ready("app=one", 1)
     made.ready("app=web", 1)
@@ -399,4 +400,15 @@ def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
         starting.send_signal(signal.SIGINT)
         assert starting.wait(10) == 130
     gone(children)
+    assert not made.folder.exists()
+
+
+def test_a_cluster_ends_with_its_owner(tmp_path: Path) -> None:
+    made = Cluster(tmp_path)
+    owner = subprocess.Popen(["sleep", "1000"])
+    made.pocketkube("up", "--nodes", "body", "--owner", str(owner.pid))
+    found = made.processes()
+    owner.kill()
+    owner.wait()
+    gone(found, 4.0)
     assert not made.folder.exists()
