@@ -151,6 +151,7 @@ def serving(folder: Path) -> Iterator[tuple[SmallApi, Cluster, Settings]]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
 
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""
