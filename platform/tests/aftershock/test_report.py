@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from aftershock import report
 from aftershock.errors import FolderError
-from aftershock.folder import RunFolder
+from aftershock.folder import RunFolder, validate
 from aftershock.report import page
 from aftershock.report.anchors import Anchors
 from aftershock.report.chart import Band, Moment, draw, runs, ticks
@@ -247,7 +247,7 @@ def poison(folder: RunFolder, evil: str) -> int:
                 if isinstance(holder[key], str):
                     old, holder[key] = holder[key], evil
                     try:
-                        folder.write(f"{name}.json", document)
+                        validate(name, document, name)
                         count += 1
                     except FolderError:
                         holder[key] = old
@@ -255,6 +255,7 @@ def poison(folder: RunFolder, evil: str) -> int:
                     visit(holder[key])
 
         visit(document)
+        folder.write(f"{name}.json", document)
     events = [
         {**event, **dict.fromkeys(("source", "namespace", "name", "uid", "node", "service", "reason"), evil),
          "detail": {evil: evil, "n": [evil]}}
@@ -264,27 +265,33 @@ def poison(folder: RunFolder, evil: str) -> int:
     return count + 9 * len(events)
 
 
-def test_untrusted_text_stays_text(tmp_path: Path) -> None:
-    folder = copied(tmp_path)
+@pytest.fixture(scope="module")
+def poisoned_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = copied(tmp_path_factory.mktemp("poison"))
     assert poison(folder, EVIL) > 400
     folder.write_text("experiment.yaml", "title: " + json.dumps(EVIL))
-    text = report.render(folder)
-    seen = checked(text)
-    assert "<script" not in text
-    assert "<img" not in text
+    return report.render(folder)
+
+
+def test_untrusted_text_stays_text(poisoned_page: str) -> None:
+    seen = checked(poisoned_page)
+    assert "<script" not in poisoned_page
+    assert "<img" not in poisoned_page
     assert "{{ 7*7 }}" in seen.text
     assert seen.text.count("<script>alert('1')</script>") > 100
 
 
-def test_only_known_tags_and_attributes_come_out_of_poison(golden_page: str, tmp_path: Path) -> None:
-    folder = copied(tmp_path)
-    poison(folder, EVIL)
-
+def test_only_known_tags_and_attributes_come_out_of_poison(golden_page: str, poisoned_page: str) -> None:
     def shapes(text: str) -> set[tuple[str, frozenset[str]]]:
         return {(tag, frozenset(attributes)) for tag, attributes in Seen(text).elements}
 
-    known = {(tag, frozenset(names)) for tag, names in shapes(golden_page)}
-    assert {tag for tag, _ in shapes(report.render(folder))} <= {tag for tag, _ in known}
+    optional = {
+        ("section", frozenset({"class", "aria-label"})),
+        ("h2", frozenset()),
+        ("span", frozenset()),
+        ("ul", frozenset()),
+    }  # what could not be read
+    assert shapes(poisoned_page) <= shapes(golden_page) | optional
 
 
 @settings(deadline=None, max_examples=25)
@@ -320,11 +327,11 @@ def test_duplicate_events_and_facts_make_no_duplicate_ids(tmp_path: Path) -> Non
 def test_a_long_run_lists_what_is_referred_to_and_some_others(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     first = list(folder.lines("events.jsonl"))
-    noise = [{**first[0], "id": f"ev-{n:06d}"} for n in range(1_000, 9_000)]
+    noise = [{**first[0], "id": f"ev-{n:06d}"} for n in range(1_000, 3_000)]
     folder.write_lines("events.jsonl", [*noise, *first])
     built = page.build(folder)
     assert len(built.events) == page.OTHER_EVENTS_MAX + sum(e["named"] for e in built.events)
-    assert built.events_left_out == 8_000 + len(first) - len(built.events)
+    assert built.events_left_out == 2_000 + len(first) - len(built.events)
     assert "more are in events.jsonl" in checked(report.render(folder)).text
 
 
