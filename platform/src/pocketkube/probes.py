@@ -52,7 +52,7 @@ async def check(handler: dict[str, Any], target: Target, timeout_s: float) -> Re
                 return await _tcp(tcp, target)
             if (program := handler.get("exec")) is not None:
                 status, output = await target.exec(list(program.get("command") or []))
-                return Result(status == 0, output.strip() or f"exit code {status}")
+                return Result(True) if status == 0 else Result(False, output.strip() or f"exit code {status}")
     except TimeoutError:
         return Result(False, _late(handler, target, timeout_s))
     return Result(False, f"no handler among {sorted(handler)}")
@@ -83,7 +83,7 @@ async def _http(http: dict[str, Any], target: Target) -> Result:
     if len(status) < 2 or not status[1].isdigit():
         return Result(False, f'Get "{url}": EOF')
     code = int(status[1])
-    return Result(200 <= code < 400, f"HTTP probe failed with statuscode: {code}")
+    return Result(True) if 200 <= code < 400 else Result(False, f"HTTP probe failed with statuscode: {code}")
 
 
 async def _tcp(tcp: dict[str, Any], target: Target) -> Result:

@@ -144,8 +144,11 @@ class Record:
         return ended
 
     def _compact(self) -> None:
-        kept = {pid for pid, _ in self.living()}
-        lines = [line for line in self._path.read_text().splitlines() if json.loads(line)["pid"] in kept]
+        lines = [
+            line
+            for line in self._path.read_text().splitlines()
+            if (e := json.loads(line)) and is_alive(e["pid"], e["started"])
+        ]
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in lines))
         partial.replace(self._path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -37,18 +38,22 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody has at this address now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has at this address now, and that no connection gets by itself (below the ephemeral range)."""
+    while True:
+        port = random.randint(20000, 29999)
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, port))
+            except OSError:
+                continue
+            return port
 
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def server(serve: Serve, address: str = "127.0.0.1") -> AsyncIterator[tuple[str, int]]:
+async def server(serve: Serve, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[tuple[str, int]]:
     """A TCP server; its address."""
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,7 +64,7 @@ async def server(serve: Serve, address: str = "127.0.0.1") -> AsyncIterator[tupl
         finally:
             writer.close()
 
-    made = await asyncio.start_server(one, address, 0)
+    made = await asyncio.start_server(one, address, port)
     try:
         yield made.sockets[0].getsockname()
     finally:
