@@ -44,8 +44,12 @@ class Testbed:
         return cls(resolved, f"testbed-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}")
 
     def up(self) -> None:
-        """Start the cluster, or end a broken one and start anew; returns when its nodes are Ready."""
-        self.pocketkube("up", "--images", str(self.project / "gitops/apps/pocket/images.yaml"), deadline_s=UP_S)
+        """Start the cluster, or end a broken one and start anew; returns when its nodes are Ready.
+
+        It ends by itself when this process does, however that happens.
+        """
+        images = self.project / "gitops/apps/pocket/images.yaml"
+        self.pocketkube("up", "--images", str(images), "--owner", str(os.getpid()), deadline_s=UP_S)
 
     def down(self) -> None:
         """End the cluster and everything in it."""
