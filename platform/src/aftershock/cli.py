@@ -25,8 +25,9 @@ MODELS = ("none", "embedded")
 
 EXAMPLES = """examples:
   aftershock demo                                            a local cluster, the shop, four experiments, one table
+  aftershock testbed up                                      a local cluster with the shop, for the next ones
   aftershock check experiments/payments-pod-kill.yaml        what exactly would be hit; changes nothing
-  aftershock run experiments/payments-pod-kill.yaml          on the local cluster of `pocketkube up`
+  aftershock run experiments/payments-pod-kill.yaml          on the local cluster
   aftershock run experiments/*.yaml --on CONTEXT --unleash   on a cluster of your kubeconfig
   aftershock run experiments/payments-pod-kill.yaml --weak   its weak twin, which must FAIL
   aftershock verify payments-pod-kill                        every claim of the newest postmortem, checked again
@@ -116,6 +117,9 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("first", metavar="A")
     compare.add_argument("second", metavar="B")
+    bed = command("testbed", _testbed, "start or end a local cluster with the shop on it", "aftershock testbed up")
+    bed.add_argument("verb", choices=("up", "down"))
+    command("rebuild", _rebuild, "make the graph anew from the run folders", "aftershock rebuild")
     demo = command(
         "demo",
         _demo,
@@ -272,6 +276,30 @@ def _compare(chosen: argparse.Namespace, configured: Settings) -> int:
     compared = render.compare(first, second)
     _print(chosen, compared, lambda: render.comparison(compared, configured.no_color))
     return 0
+
+
+def _testbed(chosen: argparse.Namespace, configured: Settings) -> int:
+    from aftershock import demo, testbed
+
+    bed = testbed.Testbed.of(demo.project_folder())
+    if chosen.verb == "down":
+        bed.down()
+        return 0
+    with Terminal(no_color=configured.no_color) as terminal:
+        cluster = testbed.start(bed, configured, terminal, owned=False)
+    known = {"on": testbed.on(cluster), "storefront": cluster.service_url("shop", "storefront", "http")}
+    _print(chosen, known, lambda: print(f"--on {known['on']}\nstorefront {known['storefront']}"))
+    return 0
+
+
+def _rebuild(chosen: argparse.Namespace, configured: Settings) -> int:
+    from aftershock import graph
+
+    count, skipped = graph.rebuild(chosen.reports)
+    for line in skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    _print(chosen, {"runs": count, "left_out": list(skipped)}, lambda: print(f"{count} runs"))
+    return 0 if not skipped else 2
 
 
 def _demo(chosen: argparse.Namespace, configured: Settings) -> int:

@@ -251,8 +251,15 @@ class Session:
 
     def refuse(self, refusal: Refused) -> None:
         """Store the verdict of a run that must not begin."""
-        findings = getattr(refusal, "findings", ()) or (
-            Finding("preflight", Outcome.INCONCLUSIVE, str(refusal), (), refusal.hint),)  # fmt: skip
+        unnamed = (Finding("preflight", Outcome.INCONCLUSIVE, str(refusal), (), refusal.hint),)
+        self._conclude_early(getattr(refusal, "findings", unnamed))
+
+    def abandon(self, why: str) -> None:
+        """Undo, and store the verdict of a run that somebody ended."""
+        self.journal.undo(self.cluster, self._pending_faults())
+        self._conclude_early([Finding("activities", Outcome.INCONCLUSIVE, why, (), "run it again, to its end")])
+
+    def _conclude_early(self, findings: Sequence[Finding]) -> None:
         self._write_manifest(now_us())
         judge.refuse(self.folder, findings, self.experiment)
 

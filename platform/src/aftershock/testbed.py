@@ -43,13 +43,14 @@ class Testbed:
         resolved = project.resolve()
         return cls(resolved, f"testbed-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}")
 
-    def up(self) -> None:
+    def up(self, *, owned: bool) -> None:
         """Start the cluster, or end a broken one and start anew; returns when its nodes are Ready.
 
-        It ends by itself when this process does, however that happens.
+        An owned one ends by itself when this process does, however that happens.
         """
         images = self.project / "gitops/apps/pocket/images.yaml"
-        self.pocketkube("up", "--images", str(images), "--owner", str(os.getpid()), deadline_s=UP_S)
+        owner = ("--owner", str(os.getpid())) if owned else ()
+        self.pocketkube("up", "--images", str(images), *owner, deadline_s=UP_S)
 
     def down(self) -> None:
         """End the cluster and everything in it."""
@@ -123,16 +124,21 @@ def _ready(live: dict[str, Any]) -> int:
     return min(int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0)))
 
 
+def start(bed: Testbed, settings: Settings, progress: Progress, *, owned: bool) -> Cluster:
+    """Start the cluster of a testbed and deploy the shop on it."""
+    bed.up(owned=owned)
+    cluster = Cluster.connect(f"pocket:{bed.name}", settings)
+    deploy(cluster, bed.project / "gitops/apps/pocket", progress)
+    return cluster
+
+
 @contextmanager
 def running(project: Path, settings: Settings, progress: Progress) -> Iterator[Cluster]:
     """A cluster with the shop on it for the length of a `with`; it is ended whatever happens inside."""
     bed = Testbed.of(project)
     progress("starting four nodes", 0.0)
     try:
-        bed.up()
-        cluster = Cluster.connect(f"pocket:{bed.name}", settings)
-        deploy(cluster, project / "gitops/apps/pocket", progress)
-        yield cluster
+        yield start(bed, settings, progress, owned=True)
     finally:
         bed.down()
 
