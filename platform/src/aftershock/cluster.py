@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import proxy_bypass
 
 import urllib3
 from kubernetes.client.api_client import ApiClient
@@ -420,8 +421,8 @@ def _client(access: Access) -> tuple[ApiClient, ssl.SSLContext | None]:
     configuration = Configuration()
     configuration.connection_pool_maxsize = CONNECTIONS_MAX
     host = urlsplit(access.server).hostname or ""
-    if host == "localhost" or host.startswith("127.") or host == "::1":
-        configuration.proxy = None  # the client ignores NO_PROXY
+    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass(host):
+        configuration.proxy = None  # the client itself ignores NO_PROXY
     with tempfile.TemporaryDirectory(prefix="aftershock-") as scratch:
         try:
             load_kube_config_from_dict(

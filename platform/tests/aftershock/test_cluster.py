@@ -205,6 +205,14 @@ def test_unenforced_is_empty_where_nobody_tells(api: Api, cluster: Cluster) -> N
     assert cluster.unenforced() == ["Pod spec.dnsConfig"]
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    with connected(api, tmp_path) as cluster:
+        assert cluster.identity.context == "test"
+
+
 def test_an_unknown_context_names_those_there_are(api: Api, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no context 'prod'") as caught:
         Cluster.connect("prod", settings_for(api, tmp_path))

@@ -20,7 +20,7 @@ from aftershock import testbed
 from aftershock.cluster import Cluster
 from aftershock.events import EventLog, now_us
 from aftershock.folder import RunFolder
-from aftershock.observe import reach, topology
+from aftershock.observe import reach, scrape, topology, watch
 from aftershock.observe.collector import Collector
 from aftershock.observe.ledger import Ledger
 from aftershock.observe.scrape import Scraper
@@ -101,6 +101,9 @@ def test_everything_that_happens_is_seen(
     cluster: Cluster, log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(watch, "GAP_S", 30.0)  # a busy machine makes no gaps here
+    monkeypatch.setattr(watch, "SILENT_S", 30.0)
+    monkeypatch.setattr(scrape, "LATE_S", 30.0)
     assert (cluster.identity.kind, cluster.identity.own) == ("pocket", True)
     assert cluster.allowed("create", "", "pods", "shop", "eviction")
     assert any("runAsNonRoot" in field for field in cluster.unenforced())
@@ -141,7 +144,8 @@ def test_everything_that_happens_is_seen(
     usual, slow = (reach.hop_latency_ms(traces, "orders", "payments", window) for window in (before, during))
     assert usual.ms_p50 is not None
     assert slow.ms_p50 is not None
-    assert (len(usual.ms), len(slow.ms)) == (5, 5)
+    assert len(usual.ms) == len(slow.ms) + slow.unmatched == 5
+    assert slow.unmatched <= 1, "only the victim may have died before it could send its last span"
     assert slow.ms_p50 - usual.ms_p50 > 120
     assert ["orders", "payments"] in topology.calls(traces)
     assert len(topology.pods(cluster, ["shop"], "app=payments")) == 2
