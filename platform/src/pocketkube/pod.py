@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pocketkube.storage import Object, Store, now
 from pocketkube.supervisor import Supervisor
 
 SOURCE = "kubelet"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,17 +149,27 @@ class Pod:
         return self.host.state / "pods" / self.uid
 
     async def _run(self) -> None:
-        if not await self._prepare():
+        try:
+            if await self._prepare() and await self._initialize():
+                async with asyncio.TaskGroup() as group:
+                    for container in self.containers:
+                        group.create_task(container.run())
+        except Exception:  # one pod must never end a node; it shows as what it is, and its log has the trace
+            log.exception("pod %s", self.pod["metadata"]["name"])
+            self.event("FailedSync", "error syncing pod; see daemon.log", "Warning")
             return
+        if self._ending is None:
+            self._write()
+            self._leave()  # it is over for good: its addresses are free
+
+    async def _initialize(self) -> bool:
         for init in self.inits:
             code = await init.run()
             if code != 0 or self._ending is not None:
-                return
+                return False
         self._initialized = True
         self.changed()
-        async with asyncio.TaskGroup() as group:
-            for container in self.containers:
-                group.create_task(container.run())
+        return True
 
     async def _prepare(self) -> bool:
         """Addresses and volumes; False if the pod is ended before."""

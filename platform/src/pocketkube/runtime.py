@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import fcntl
 import os
 import struct
 import termios
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pocketkube import logs
 from pocketkube.container import Container
@@ -19,6 +19,7 @@ from pocketkube.storage import Object
 from pocketkube.supervisor import Process, SpawnError
 
 NOT_FOUND = 127  # as a shell says it
+CHUNK = 1 << 16
 
 
 class NodeRuntime:
@@ -67,7 +68,7 @@ class NodeRuntime:
             if found.process is None or not found.process.running:
                 await session.close()
                 raise ApiError(f"Internal error occurred: error executing command in container: {error}") from None
-            session.fail(f"error executing command in container: {error}\n")
+            await session.fail(f"error executing command in container: {error}\n")
         return session
 
     def _container(self, pod: Object, name: str) -> Container:
@@ -86,12 +87,11 @@ class Session:
     """One exec: pipes, or a terminal of its own."""
 
     def __init__(self) -> None:
-        self.stdin: asyncio.StreamWriter | None = None
-        self.stdout = asyncio.StreamReader()
-        self.stderr: asyncio.StreamReader | None = None
+        self.stdin: DescriptorWriter | None = None
+        self.stdout: DescriptorReader | Words = Words(b"")
+        self.stderr: DescriptorReader | Words | None = None
         self._process: Process | None = None
         self._terminal = -1
-        self._transports: list[asyncio.BaseTransport] = []
 
     async def start(self, container: Container, argv: list[str], *, stdin: bool, tty: bool) -> None:
         """Open the streams and start the program. Raises SpawnError."""
@@ -101,37 +101,33 @@ class Session:
                 self._terminal, slave = os.openpty()
                 ours.append(slave)
                 streams = [slave, slave, slave]
-                await self._read(self.stdout, os.dup(self._terminal))
+                self.stdout = DescriptorReader(os.dup(self._terminal))
                 if stdin:
-                    self.stdin = await self._write(os.dup(self._terminal))
+                    self.stdin = DescriptorWriter(os.dup(self._terminal))
             else:
-                out, err = os.pipe(), os.pipe()
-                ours += [out[1], err[1]]
-                streams = [-1, out[1], err[1]]
-                self.stderr = asyncio.StreamReader()
-                await self._read(self.stdout, out[0])
-                await self._read(self.stderr, err[0])
+                (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+                ours += [out_end, err_end]
+                streams = [-1, out_end, err_end]
+                self.stdout, self.stderr = DescriptorReader(out), DescriptorReader(err)
                 if stdin:
-                    into = os.pipe()
-                    ours.append(into[0])
-                    streams[0] = into[0]
-                    self.stdin = await self._write(into[1])
+                    in_end, into = os.pipe()
+                    ours.append(in_end)
+                    streams[0] = in_end
+                    self.stdin = DescriptorWriter(into)
             self._process = await container.spawn(argv, streams, tty=tty)
         finally:
             for descriptor in ours:
                 os.close(descriptor)
 
-    def fail(self, message: str) -> None:
+    async def fail(self, message: str) -> None:
         """Be a program that could not be started."""
-        for reader, words in ((self.stderr or self.stdout, message.encode()), (self.stdout, b"")):
-            reader.feed_data(words)
-            reader.feed_eof()
+        await self.close()
+        words = Words(message.encode())
+        self.stdout, self.stderr = (words, None) if self.stderr is None else (Words(b""), words)
 
     async def wait(self) -> int:
         """Its exit code, 128 + signal number if a signal ended it."""
-        if self._process is None:
-            return NOT_FOUND
-        return await asyncio.shield(self._process.exited)
+        return NOT_FOUND if self._process is None else await asyncio.shield(self._process.exited)
 
     def resize(self, columns: int, rows: int) -> None:
         """The client's terminal has another size."""
@@ -142,33 +138,95 @@ class Session:
         """End the program if it still runs, release everything."""
         if self._process is not None:
             self._process.kill()
-        for transport in self._transports:
-            transport.close()
-        self._transports.clear()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
 
-    async def _read(self, reader: asyncio.StreamReader, descriptor: int) -> None:
-        def protocol() -> asyncio.StreamReaderProtocol:
-            return _Patient(reader)
 
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, os.fdopen(descriptor, "rb", 0))
-        self._transports.append(transport)
+class Words:
+    """A reader of what is known already."""
 
-    async def _write(self, descriptor: int) -> asyncio.StreamWriter:
-        loop = asyncio.get_running_loop()
-        transport, protocol = await loop.connect_write_pipe(
-            asyncio.streams.FlowControlMixin, os.fdopen(descriptor, "wb", 0)
-        )
-        self._transports.append(transport)
-        return asyncio.StreamWriter(transport, protocol, None, loop)
+    def __init__(self, words: bytes) -> None:
+        self._words = words
+
+    async def read(self, n: int = -1) -> bytes:
+        """All of it, once."""
+        words, self._words = self._words, b""
+        return words
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
-class _Patient(asyncio.StreamReaderProtocol):
-    """A terminal's other end says EIO, not end of file, when the program is gone."""
+class _Descriptor:
+    """A descriptor that is waited for; event loops know pipes but not terminals."""
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end, either way."""
-        with contextlib.suppress(RuntimeError):
-            super().connection_lost(None if isinstance(exc, OSError) else exc)
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Close it; who waits sees the end."""
+        if self._descriptor < 0:
+            return
+        self._loop.remove_reader(self._descriptor)
+        self._loop.remove_writer(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def _wait(self, add: Callable[[int, Callable[[], None]], None], remove: Callable[[int], object]) -> None:
+        self._waiting = self._loop.create_future()
+        descriptor = self._descriptor
+        add(descriptor, self._wake)
+        try:
+            await self._waiting
+        finally:
+            if self._descriptor >= 0:
+                remove(descriptor)
+
+
+class DescriptorReader(_Descriptor):
+    """Reads when somebody asks, so that a slow client slows the program."""
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to n bytes, b"" at the end."""
+        while self._descriptor >= 0:
+            try:
+                return os.read(self._descriptor, CHUNK if n < 0 else n)
+            except BlockingIOError:
+                await self._wait(self._loop.add_reader, self._loop.remove_reader)
+            except OSError as error:
+                if error.errno == errno.EIO:  # how a terminal says that the program is gone
+                    return b""
+                raise
+        return b""
+
+
+class DescriptorWriter(_Descriptor):
+    """Writes in `drain`."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._rest = b""
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes."""
+        self._rest += data
+
+    async def drain(self) -> None:
+        """Write all that is queued. Raises ConnectionError if nobody reads any more."""
+        while self._rest and self._descriptor >= 0:
+            try:
+                self._rest = self._rest[os.write(self._descriptor, self._rest) :]
+            except BlockingIOError:
+                await self._wait(self._loop.add_writer, self._loop.remove_writer)

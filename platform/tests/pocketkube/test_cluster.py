@@ -141,6 +141,47 @@ def test_exec_runs_in_the_containers_surroundings(cluster: Cluster) -> None:
     assert "executable file not found" in absent.stderr
 
 
+def test_exec_with_a_terminal(cluster: Cluster) -> None:
+    name = cluster.ready("app=web", 2)[0]["metadata"]["name"]
+    ours, theirs = os.openpty()
+    try:
+        argv = [
+            str(BIN / "kubectl"),
+            "exec",
+            "-it",
+            name,
+            "--",
+            "sh",
+            "-c",
+            "test -t 0 && test -t 1 && read line && echo got $line",
+        ]
+        env = {**os.environ, "KUBECONFIG": str(cluster.folder / "kubeconfig")}
+        running = subprocess.Popen(argv, env=env, stdin=theirs, stdout=subprocess.PIPE)
+        os.write(ours, b"hello\n")
+        assert b"got hello" in running.communicate(timeout=10)[0]
+        assert running.returncode == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_pod_with_init_containers_runs_them_first(cluster: Cluster) -> None:
+    volumes = [{"name": "shared", "emptyDir": {}}]
+    mount: dict[str, Any] = {
+        "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+        "env": [{"name": "F", "value": "/shared/x"}],
+    }
+    wanted = pod("staged", shell("cat $F; exec sleep 1000", **mount), volumes=volumes)
+    wanted["spec"]["initContainers"] = [
+        shell("echo one > $F", **mount, name="first"),
+        shell("echo two >> $F", **mount, name="second"),
+    ]
+    cluster.apply(wanted)
+    cluster.ready("app=staged", 1)
+    cluster.wait("its log", lambda: cluster.kubectl("logs", "staged") == "one\ntwo\n")
+    cluster.kubectl("delete", "pod", "staged")
+
+
 def test_a_crashing_container_is_restarted_with_back_off(cluster: Cluster) -> None:
     cluster.apply(pod("crash", shell("echo run; exit 7")), pod("never", shell("exit 7"), restartPolicy="Never"),
                   pod("done", shell("exit 0"), restartPolicy="OnFailure"))  # fmt: skip
