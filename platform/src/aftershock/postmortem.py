@@ -23,10 +23,11 @@ from aftershock.phrases.catalogue import LANGUAGES, Language, Phrases, phrases
 from aftershock.phrases.kinds import Bound, plan
 
 MODEL_BUDGET_S = 6.0
-CHOICES_MAX = 12
-REWRITES_MAX = 4
+CHOICES_MAX = 10
+REWRITES_MAX = 2
 # Where wording matters most to a reader: these are put to the model first.
 MODEL_ORDER = ("summary", "cause", "broken", "impact", "recovery", "held", "unknown", "actions")
+QUESTION = "Which sentence is the clearest for a reader in a hurry?"
 LISTED = ("timeline", "held", "broken", "unknown", "actions")
 FILES: dict[Language, str] = {"en": "postmortem.md", "ko": "postmortem.ko.md"}
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
@@ -86,14 +87,25 @@ class _Choice:
 
 
 def write(
-    folder: RunFolder, ledger: Sequence[Fact], model: Model | None = None, budget_s: float = MODEL_BUDGET_S
+    folder: RunFolder,
+    model: Model | None = None,
+    ledger: Sequence[Fact] | None = None,
+    budget_s: float = MODEL_BUDGET_S,
 ) -> list[Text]:
-    """Compose the postmortem of a run and store it with its ledger: facts.json, postmortem.json, postmortem.md, postmortem.ko.md."""
-    texts = compose(ledger, model, budget_s)
-    ledgers.write(folder, ledger)
+    """Compose the postmortem of a run and store it with its ledger: facts.json, postmortem.json, postmortem.md, postmortem.ko.md.
+
+    The ledger is computed from the folder unless it is given; the model is closed, whatever happens.
+    """
+    try:
+        known = ledgers.of(folder) if ledger is None else ledger  # a model loads meanwhile
+        texts = compose(known, model, budget_s)
+    finally:
+        if model is not None:
+            model.close()
+    ledgers.write(folder, known)
     folder.write("postmortem.json", as_json(texts))
     for text in texts:
-        folder.write_text(FILES[text.language], markdown(text, ledger))
+        folder.write_text(FILES[text.language], markdown(text, known))
     return texts
 
 
@@ -134,10 +146,13 @@ def _choices(planned: Sequence[Bound], caged: Caged) -> dict[tuple[str, tuple[st
     asked = sorted((b for b in planned if b.kind.section in rank), key=lambda b: rank[b.kind.section])
     choices = {bound.key: _Choice(_usual(bound), False, None) for bound in planned}
     for bound in asked:
-        options = [english.masked(bound, index)[0] for index in range(len(english.options(bound.kind.name)))]
-        index = caged.choose("Which sentence is the clearest for a reader in a hurry?", options)
-        if index is None:
+        count = len(english.options(bound.kind.name))
+        first = _usual(bound) % count  # small models like the first option: it must not always be the same one
+        turned = [(first + place) % count for place in range(count)]
+        picked = caged.choose(QUESTION, [english.masked(bound, index)[0] for index in turned])
+        if picked is None:
             continue
+        index = turned[picked]
         rewritten = _rewritten(english, bound, index, caged)
         choices[bound.key] = _Choice(index, True, rewritten)
     return choices

@@ -49,12 +49,12 @@ def test_everything_is_written_and_read_back(stored: graph.Graph) -> None:
     assert (run["verdict"], run["nodes_count"], run["load_rate_per_s"], run["duration_s"]) == ("FAIL", 4, 40.0, 24.0)
     counted = {row["metric"]: row["value"] for row in stored.query("observations", run=runs.RUN_ID, kind="orders")}
     assert counted == {
-        "total": 880,
-        "failed": 16,
+        "total": 440,
+        "failed": 8,
         "slow": 0,
-        "touched": 54,
+        "touched": 27,
         "state.pending": 1,
-        "state.shipped": 879,
+        "state.shipped": 439,
         "left_out": 0,
     }
     fault = {
@@ -62,14 +62,14 @@ def test_everything_is_written_and_read_back(stored: graph.Graph) -> None:
         for row in stored.query("observations", run=runs.RUN_ID, kind="window")
         if row["subject"] == "window.fault"
     }
-    assert fault["journeys"] == 320
-    assert fault["failed"] == 16
+    assert fault["journeys"] == 160
+    assert fault["failed"] == 8
     assert fault["success_ratio"] == 0.95
-    assert fault["outage_s_max"] == pytest.approx(0.025)
+    assert fault["outage_s_max"] == pytest.approx(0.05)
 
 
 def test_the_business_chain(stored: graph.Graph) -> None:
-    lost, paid = (stored.query("order_chain", run=runs.RUN_ID, order_id=f"order-{n:04d}")[0] for n in (320, 325))
+    lost, paid = (stored.query("order_chain", run=runs.RUN_ID, order_id=f"order-{n:04d}")[0] for n in (160, 165))
     assert (lost["state"], lost["failed"], lost["payment"]) == ("pending", True, None)
     assert (paid["state"], paid["failed"], paid["payment_state"], paid["shipment_state"]) == (
         "shipped",
@@ -81,8 +81,8 @@ def test_the_business_chain(stored: graph.Graph) -> None:
         "order_chain", run=runs.RUN_ID, order_id="order-0001"
     )  # neither failed nor slow nor touched
     touched = stored.query("touched", run=runs.RUN_ID)
-    assert len(touched) == 54
-    assert touched[0]["order_id"] == "order-0320"  # it never reached the pod: its caller says so
+    assert len(touched) == 27
+    assert touched[0]["order_id"] == "order-0160"  # it never reached the pod: its caller says so
 
 
 def test_causes_need_all_three_tests(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_causes_need_all_three_tests(tmp_path: Path) -> None:
 
 
 def test_orders_are_bounded_and_what_is_left_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aftershock.graph.business.ORDERS_MAX", 10)
+    monkeypatch.setattr("aftershock.graph.business.ORDERS_MAX", 5)
     rows = graph.build(runs.write(tmp_path))
-    assert len(rows.nodes["Order"]) == 10
+    assert len(rows.nodes["Order"]) == 5
     assert all(row["failed"] for row in rows.nodes["Order"].values())
-    assert rows.nodes["Observation"][rows.id("Observation", "orders.left_out")]["value"] == 16 + 43 - 10
+    assert rows.nodes["Observation"][rows.id("Observation", "orders.left_out")]["value"] == 8 + 21 - 5
 
 
 def test_replaying_a_run_changes_nothing_and_leaves_other_runs_alone(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_replaying_a_run_changes_nothing_and_leaves_other_runs_alone(tmp_path: P
             graph.ingest(held, folder)
         history = held.query("history", skip=0, limit=10)
         assert sorted(row["run"] for row in history) == [runs.RUN_ID, "20260301T130000Z-ffffff"]
-        assert len(held.query("touched", run=runs.RUN_ID)) == 54
+        assert len(held.query("touched", run=runs.RUN_ID)) == 27
         held.remove_run(runs.RUN_ID)
         assert [row["run"] for row in held.query("history", skip=0, limit=10)] == ["20260301T130000Z-ffffff"]
         assert not held.query("touched", run=runs.RUN_ID)
@@ -203,7 +203,7 @@ def test_each_query_says_what_it_answers_reads_only_and_runs(name: str, stored: 
     assert not FORBIDDEN.search(body)
     for word in re.findall(r"\(\w*:`?(\w+)", body):
         assert word in schema.NODES
-    given = {"run": runs.RUN_ID, "kind": "orders", "order_id": "order-0320", "skip": 0, "limit": 5, "language": "en", "from_us": 0,
+    given = {"run": runs.RUN_ID, "kind": "orders", "order_id": "order-0160", "skip": 0, "limit": 5, "language": "en", "from_us": 0,
              "to_us": 2**60}  # fmt: skip
     used = {key: value for key, value in given.items() if f"${key}" in body}
     found = stored.query(name, **used)
@@ -226,11 +226,11 @@ def test_the_blind_view_tells_nothing_of_the_fault(rows: Rows) -> None:
         "Killing",
         "Started",
     }  # what the cluster says of itself
-    assert len(seen.nodes["Order"]) == 16  # those that were only touched would tell where the fault hit
+    assert len(seen.nodes["Order"]) == 8  # those that were only touched would tell where the fault hit
     with graph.in_memory(rows, "blind") as held:
         for query in ("faults", "touched", "findings", "windows", "evidence", "hypotheses"):
             assert held.query(query, run=runs.RUN_ID) == []
-        assert held.query("order_chain", run=runs.RUN_ID, order_id="order-0320")
+        assert held.query("order_chain", run=runs.RUN_ID, order_id="order-0160")
         assert held.query("events_around", run=runs.RUN_ID, from_us=0, to_us=2**60, limit=10)
 
 

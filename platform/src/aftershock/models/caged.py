@@ -14,7 +14,8 @@ from typing import Any
 from aftershock.models import Model
 
 ANSWER_MAX = 1000
-CALL_S = 2.5  # the longest that one answer may take
+CALL_S = 3.0  # the longest that one answer may take, but for the first, which waits until the model has loaded
+_NOTHING = object()  # it was not asked, or did not answer
 
 
 class Caged:
@@ -24,12 +25,13 @@ class Caged:
         self._model = model
         self._until = time.monotonic() + budget_s
         self._left = {"choose": choices_max, "rewrite": rewrites_max}
+        self._warm = False
         self.rejected = 0  # answers that were no answers, and rewrites that the caller refused
 
     def choose(self, prompt: str, options: Sequence[str]) -> int | None:
         """A valid index, or None."""
         answer = self._ask("choose", lambda model, deadline_s: model.choose(prompt, options, deadline_s))
-        if answer is None:
+        if answer is _NOTHING:
             return None
         if type(answer) is int and 0 <= answer < len(options):
             return answer
@@ -39,7 +41,7 @@ class Caged:
     def rewrite(self, text: str) -> str | None:
         """A text of a sane size, or None."""
         answer = self._ask("rewrite", lambda model, deadline_s: model.rewrite(text, deadline_s))
-        if answer is None:
+        if answer is _NOTHING:
             return None
         if isinstance(answer, str) and 0 < len(answer) <= ANSWER_MAX:
             return answer
@@ -51,16 +53,21 @@ class Caged:
         return self._model is not None and self._left["rewrite"] > 0
 
     def _ask(self, what: str, call: Callable[[Model, float], Any]) -> Any:
-        model, remaining = self._model, min(CALL_S, self._until - time.monotonic())
+        model, remaining = self._model, self._until - time.monotonic()
+        if self._warm:
+            remaining = min(CALL_S, remaining)
+        self._warm = True
         if model is None or self._left[what] <= 0 or remaining <= 0:
-            return None
+            return _NOTHING
         self._left[what] -= 1
         answers: queue.Queue[tuple[bool, Any]] = queue.Queue()
 
         def work() -> None:
             try:
                 answers.put((True, call(model, remaining)))
-            except Exception:  # a model is a stranger's code: it may raise anything, and must not end a run
+            except (
+                BaseException
+            ):  # a model is a stranger's code: it may raise anything, even SystemExit, and must not end a run
                 answers.put((False, None))
 
         threading.Thread(target=work, name="model", daemon=True).start()
@@ -69,8 +76,8 @@ class Caged:
         except queue.Empty:
             self._model = None  # it hangs
             self.rejected += 1
-            return None
+            return _NOTHING
         if not answered:
             self.rejected += 1
-            return None
+            return _NOTHING
         return answer

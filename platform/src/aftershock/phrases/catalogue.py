@@ -97,7 +97,7 @@ class Phrases:
         options = range(len(self.options(bound.kind.name)))
         if any(text == self.render(bound, index) for index in options):
             return True
-        if not rewritten or not bound.kind.rewritable:
+        if not rewritten or not bound.kind.rewritable or "  " in text or text != text.strip():
             return False
         return any(self._same(bound, index, text) for index in options)
 
@@ -109,18 +109,22 @@ class Phrases:
         def walk(at: int, rest: Sequence[tuple[str, str]]) -> bool:
             literal, value = rest[0]
             if not value:
-                return self._words(text[at:]) == self._words(literal)
+                return self._alike(text[at:], literal)
             found = text.find(value, at)
             if at == 0 and not literal and text.startswith(_capital(value)):
                 found = 0
             while found >= 0:
-                if self._words(text[at:found]) == self._words(literal) and walk(found + len(value), rest[1:]):
+                if self._alike(text[at:found], literal) and walk(found + len(value), rest[1:]):
                     return True
                 found = text.find(value, found + 1)
             return False
 
         closed = [*parts, ("", "")] if parts and parts[-1][1] else parts
         return walk(0, closed)
+
+    def _alike(self, gap: str, literal: str) -> bool:
+        """True if two texts between values say the same; a comma may come in, but none may go."""
+        return self._words(gap) == self._words(literal) and gap.count(",") >= literal.count(",")
 
     def _words(self, gap: str) -> list[str]:
         """Words and marks of a text between values, without neutral words, synonyms made one; only plain spaces may part them."""
@@ -131,7 +135,7 @@ class Phrases:
         return [word for word in words if word not in neutral]
 
     def _neutral(self) -> frozenset[str]:
-        return frozenset(self.document["neutral"]) | {","}
+        return frozenset(self.document["neutral"]) | {","}  # commas are counted apart
 
     def _synonyms(self) -> Mapping[str, str]:
         return {word: group[0] for group in self.document["synonyms"] for word in group}
