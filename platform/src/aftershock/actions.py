@@ -50,10 +50,10 @@ def _connect(context: str, config: str) -> Cluster:
 
 
 def drain_node(
-    name: str, ns: str | None = None, timeout_s: float = 60.0, grace_period_s: int | None = None,
+    name: str, ns: str | None = None, pod_selector: str | None = None, timeout_s: float = 60.0, grace_period_s: int | None = None,
     configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
 ) -> Json:  # fmt: skip
-    """Cordon a node, evict its pods (of namespace `ns` only, if given) through the eviction API, and wait until they are gone.
+    """Cordon a node, evict its pods (of `ns` and `pod_selector` only, if given) through the eviction API, and wait until they are gone.
 
     A budget that says no (429) is asked again until `timeout_s`; then the drain ends as refused with the API's reason.
     Pods of DaemonSets, mirror pods and finished pods stay and are listed. Returns node, evicted, skipped, seconds.
@@ -64,7 +64,7 @@ def drain_node(
     cluster.request("PATCH", f"/api/v1/nodes/{name}", body={"spec": {"unschedulable": True}},
                     content_type="application/strategic-merge-patch+json")  # fmt: skip
     path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
-    there = cluster.list(path, field_selector=f"spec.nodeName={name}")
+    there = cluster.list(path, pod_selector, f"spec.nodeName={name}")
     skipped = [{"pod": _name(p), "why": why} for p in there if (why := faults.stays(p))]
     left = {p["metadata"]["uid"]: p for p in there if not faults.stays(p)}
     evicted: list[str] = []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HopFunction = Callable[[str, str, Interval], "Hop"]  # caller, callee, when the call started
 SHARE = 0.6  # of the asked latency must be measured; what is left of it after the undo may be 1 - SHARE
 LOSS_SHARE = 0.3  # of the asked loss must show as calls without an answer or unusually slow ones
+UNANSWERED_MAX = 0.05  # of the calls before the fault
 CALLS_MIN = 5
 _BUCKET_US = 500_000
 _EVENTS_MAX = 50
@@ -436,6 +437,7 @@ def _hops(seen: Seen) -> list[tuple[str, str]]:
 
 
 def _slower(seen: Seen) -> Step | None:
+    """The way between two services takes longer by most of what was asked for, or so long that callers give up before an answer."""
     asked = float(seen.fault.aim.asked.get("latency_ms") or 0)
     if not asked or seen.hop is None:
         return None
@@ -443,6 +445,10 @@ def _slower(seen: Seen) -> Step | None:
     best: tuple[float, str] | None = None
     for caller, callee in _hops(seen):
         before, during = seen.hop(caller, callee, seen.baseline), seen.hop(caller, callee, span)
+        was, now = _disturbed(before, float("inf")), _disturbed(during, float("inf"))
+        if was is not None and now is not None and now >= SHARE and was < UNANSWERED_MAX:
+            text = f"{caller} -> {callee}: {now:.0%} of {len(during.ms) + during.unmatched} calls got no answer in time, {was:.0%} before"
+            return Step(span.from_us, "spans", text, _chaos_events(seen), round(now, 4), "ratio")
         if len(before.ms) < CALLS_MIN or len(during.ms) < CALLS_MIN or before.ms_p50 is None or during.ms_p50 is None:
             continue
         added = during.ms_p50 - before.ms_p50
@@ -460,12 +466,14 @@ def _fast_again(seen: Seen) -> Step | None:
     if not asked or seen.hop is None or _slower(seen) is None:
         return None
     before = {pair: seen.hop(*pair, seen.baseline) for pair in _hops(seen)}
-    watched = {pair: hop for pair, hop in before.items() if len(hop.ms) >= CALLS_MIN and hop.ms_p50 is not None}
+    watched = {pair: hop.ms_p50 for pair, hop in before.items() if len(hop.ms) >= CALLS_MIN and hop.ms_p50 is not None}
     since = seen.undone.time_us if seen.undone else seen.after.from_us
     for at in range(since, seen.after.to_us, _BUCKET_US):
-        now = {pair: seen.hop(*pair, Interval(at, at + _BUCKET_US)).ms_p50 for pair in watched}
-        measured = {pair: ms for pair, ms in now.items() if ms is not None}
-        if measured and all(ms - (watched[pair].ms_p50 or 0) <= (1 - SHARE) * asked for pair, ms in measured.items()):
+        now = {pair: seen.hop(*pair, Interval(at, at + _BUCKET_US)) for pair in watched}
+        measured = {
+            pair: hop.ms_p50 for pair, hop in now.items() if hop.ms_p50 is not None and hop.unmatched <= len(hop.ms)
+        }
+        if measured and all(ms - watched[pair] <= (1 - SHARE) * asked for pair, ms in measured.items()):
             text = ", ".join(f"{a} -> {b} {ms:.0f} ms" for (a, b), ms in measured.items())
             return Step(min(at + _BUCKET_US, seen.after.to_us), "spans", f"as before: {text}")
     return None

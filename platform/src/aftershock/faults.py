@@ -193,10 +193,10 @@ def pods(cluster: Cluster, ns: str, label_selector: str | None = None, name_patt
     return [p for p in found if not name_pattern or re.search(name_pattern, p["metadata"]["name"])]
 
 
-def pods_on(cluster: Cluster, node: str, ns: str | None = None) -> list[Json]:
-    """Pods on a node that a drain evicts: not finished, no mirror pod, not of a DaemonSet, `ns` only if given."""
+def pods_on(cluster: Cluster, node: str, ns: str | None = None, selector: str | None = None) -> list[Json]:
+    """Pods on a node that a drain evicts: not finished, no mirror pod, not of a DaemonSet; of `ns` and `selector` only, if given."""
     path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
-    return [p for p in cluster.list(path, field_selector=f"spec.nodeName={node}") if stays(p) is None]
+    return [p for p in cluster.list(path, selector, f"spec.nodeName={node}") if stays(p) is None]
 
 
 def stays(pod: Json) -> str | None:
@@ -284,7 +284,9 @@ def _cordon(cluster: Cluster, args: Arguments) -> Aim:
 
 def _drain(cluster: Cluster, args: Arguments) -> Aim:
     nodes = _nodes(cluster, args)
-    leaving = [p for n in nodes for p in pods_on(cluster, n["metadata"]["name"], args.get("ns"))]
+    leaving = [
+        p for n in nodes for p in pods_on(cluster, n["metadata"]["name"], args.get("ns"), args.get("pod_selector"))
+    ]
     targets = (*(target_of(n, "Node") for n in nodes), *(target_of(p, "Pod") for p in leaving))
     count = min(len(nodes), int(args["count"])) if args.get("count") else len(nodes)
     return Aim(targets if leaving else (), len(targets), pods=len(leaving), nodes=count,

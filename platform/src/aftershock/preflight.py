@@ -160,7 +160,7 @@ def check(experiment: Experiment, cluster: Cluster, journal: UndoJournal, *, unl
     refusals += _leftovers(cluster, journal, run_id)
     refusals += _namespaces(experiment, cluster, run_id)
     refusals += _load(experiment)
-    planned, more = _faults(experiment, cluster, run_id)
+    planned, more = _faults(experiment, cluster, run_id or "check")
     refusals += [*more, *_budget(experiment, planned), *_permissions(experiment, cluster, planned)]
     return Check(
         Plan(experiment, identity, tuple(planned), tuple(_notes(experiment, cluster, planned))), tuple(refusals)

@@ -31,7 +31,7 @@ TABLE = {
         Weakness("no-graceful-shutdown", "a pod that is told to end drops the requests that it has accepted"),
         Weakness("payments-single-replica", "one payments pod, so its death is an outage", in_code=False),
         Weakness("payments-on-one-node", "all of payments on one node without a budget, so its drain is an outage", in_code=False),
-        Weakness("no-database-budget", "no disruption budget for the database, so a drain takes it away", in_code=False),
+        Weakness("no-database-budget", "a database tied to its node without a budget, so a drain takes it away", in_code=False),
         Weakness("no-pdb", "no disruption budgets, so a drain may take every replica at once", in_code=False),
     )
 }  # fmt: skip
