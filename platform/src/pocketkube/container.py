@@ -199,8 +199,15 @@ class Container:
         env = {name: volumes.rewrite(value, mounts) for name, value in made.items()}
         argv = image.argv(spec.get("command") or [], spec.get("args") or [])
         argv = [volumes.rewrite(environment.expand(part, made), mounts) for part in argv]
-        inside = volumes.rewrite(spec.get("workingDir") or "", mounts)
-        return Prepared(argv, env, Path(inside) if inside != (spec.get("workingDir") or "") else folder)
+        return Prepared(argv, env, self._working_directory(folder, mounts))
+
+    def _working_directory(self, folder: Path, mounts: list[volumes.Mount]) -> Path:
+        """workingDir inside a mount, or inside the container's own folder, which stands for the image's root."""
+        asked = self.spec.get("workingDir") or "/"
+        inside = volumes.rewrite(asked, mounts)
+        directory = Path(inside) if inside != asked else folder / os.path.normpath("/" + asked).lstrip("/")
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
 
     async def _once(self, image: images.Image) -> int:
         """One run from start to end; its exit code."""

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Mapping
 
+from pocketkube.controllers.quantity import milli
 from pocketkube.errors import PocketError
 from pocketkube.storage import Object, Store
 
@@ -98,8 +99,7 @@ def _value_from(store: Store, pod: Object, container: Object, source: Object) ->
     if (reference := source.get("fieldRef")) is not None:
         return field_of(pod, reference["fieldPath"])
     if (reference := source.get("resourceFieldRef")) is not None:
-        kind, _, name = str(reference["resource"]).partition(".")
-        return str(((container.get("resources") or {}).get(kind) or {}).get(name, "0"))
+        return _amount(store, pod, container, reference)
     for kind, resource in (("secretKeyRef", "secrets"), ("configMapKeyRef", "configmaps")):
         if (reference := source.get(kind)) is not None:
             data = _data(store, resource, pod["metadata"]["namespace"], reference)
@@ -109,6 +109,17 @@ def _value_from(store: Store, pod: Object, container: Object, source: Object) ->
                 raise Missing(f"couldn't find key {reference['key']} in {resource[:-1]} {reference['name']}")
             return data[reference["key"]]
     raise Missing(f"valueFrom {sorted(source)} is not supported")
+
+
+def _amount(store: Store, pod: Object, container: Object, reference: Object) -> str:
+    """A request or limit in units of the divisor, rounded up; without a limit it is what the node has."""
+    kind, _, name = str(reference["resource"]).partition(".")
+    amount = ((container.get("resources") or {}).get(kind) or {}).get(name)
+    if amount is None and kind == "limits":
+        node = store.find("nodes", None, pod["spec"].get("nodeName") or "") or {}
+        amount = ((node.get("status") or {}).get("allocatable") or {}).get(name)
+    divisor = milli(reference.get("divisor") or "1") or 1000
+    return str(-(-milli(amount or "0") // divisor))
 
 
 def _data(store: Store, resource: str, namespace: str, reference: Object) -> dict[str, str]:

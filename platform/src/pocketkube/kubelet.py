@@ -79,7 +79,12 @@ class Kubelet:
             self._take(pod)
 
     def _changed(self, event: Event) -> None:
-        if event.resource != "pods" or self.off:
+        if self.off:
+            return
+        if event.resource in ("configmaps", "secrets") and event.type == "MODIFIED":
+            for pod in self.pods.values():
+                pod.refresh(event.object["metadata"]["namespace"])
+        if event.resource != "pods":
             return
         running = self.pods.get(event.object["metadata"]["uid"])
         if event.type == "DELETED":

@@ -109,6 +109,12 @@ class Pod:
         if "deletionTimestamp" in obj["metadata"]:
             self.end(float(obj["metadata"].get("deletionGracePeriodSeconds") or 0))
 
+    def refresh(self, namespace: str) -> None:
+        """A ConfigMap or Secret of this namespace has changed: files of volumes follow, the environment does not."""
+        if self.volumes and self._ending is None and self.pod["metadata"]["namespace"] == namespace:
+            with contextlib.suppress(environment.Missing):  # what is there stays, as upstream
+                volumes.prepare(self.store, self.pod, self._home / "volumes", self.host.claims)
+
     def end(self, grace_s: float) -> None:
         """End it gracefully; a second call may shorten the grace."""
         loop = asyncio.get_running_loop()

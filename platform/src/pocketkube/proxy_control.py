@@ -19,6 +19,7 @@ from pocketkube.supervisor import Process, Supervisor
 
 COALESCE_S = 0.002
 ANSWER_S = 10.0
+RETRY_S = 0.1
 _MATTERS = frozenset({"services", "endpointslices"})
 
 
@@ -55,6 +56,7 @@ class ProxyControl:
                     self._disconnect()
                     self._waiting += waiting
                     self._wanted.set()
+                    await asyncio.sleep(RETRY_S)
                     continue
                 for future in waiting:
                     if not future.done():

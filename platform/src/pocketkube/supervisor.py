@@ -159,14 +159,25 @@ class Supervisor:
                 f"environment and arguments of {request['name']} exceed {preload.LARGEST} bytes", errno.E2BIG
             )
         self._serials.add(serial)
+        # The exchange is finished even if the asker is cancelled, or the next one would read its answer.
+        copies = [os.dup(descriptor) for descriptor in descriptors]
+        task = self._loop.create_task(self._send(key, data, copies, request["name"]))
+        task.add_done_callback(lambda done: self._sent(done, serial, copies))
         try:
-            process = await self._send(key, data, descriptors, request["name"])
-        except BaseException:
-            self._serials.discard(serial)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_kill)
             raise
+
+    def _sent(self, done: asyncio.Task[Process], serial: str, copies: list[int]) -> None:
+        for descriptor in copies:
+            os.close(descriptor)
+        if done.cancelled() or done.exception() is not None:
+            self._serials.discard(serial)
+            return
+        process = done.result()
         process.serial = serial
         process.exited.add_done_callback(lambda _: self._serials.discard(serial))
-        return process
 
     async def _send(self, key: Key, data: bytes, descriptors: Sequence[int], name: str) -> Process:
         for last in (False, True):
@@ -296,6 +307,12 @@ class Supervisor:
                 left = found.session != found.pid or at - self._strays[found.pid, found.started] > UNCLAIMED_S
             if left:
                 processes.end(processes.tree(found.pid))
+
+
+def _kill(done: asyncio.Task[Process]) -> None:
+    """Nobody wants this process any more."""
+    if not done.cancelled() and done.exception() is None:
+        done.result().kill()
 
 
 def _lookup(program: str, path: str, cwd: Path) -> str:

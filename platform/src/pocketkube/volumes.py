@@ -37,14 +37,14 @@ def prepare(store: Store, pod: Object, folder: Path, claims: Path) -> dict[str, 
                 raise Missing(f'persistentvolumeclaim "{claim["claimName"]}" not found')
             directory = claims / namespace / claim["claimName"]
         directory.mkdir(parents=True, exist_ok=True)
-        for path, content in _files(store, pod, volume).items():
+        for path, (content, mode) in _files(store, pod, volume).items():
             target = (directory / path).resolve()
             if directory.resolve() not in target.parents:
                 raise Missing(f"path {path!r} of volume {name!r} leaves the volume")
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.partial")
             partial.write_bytes(content)
-            partial.chmod(0o600)
+            partial.chmod(mode & 0o777)
             partial.replace(target)
         made[name] = directory
     return made
@@ -72,16 +72,19 @@ def rewrite(value: str, found: list[Mount]) -> str:
     return value
 
 
-def _files(store: Store, pod: Object, volume: Object) -> dict[str, bytes]:
-    """Relative path to content, of a configMap, secret, downwardAPI or projected volume."""
+Files = dict[str, tuple[bytes, int]]  # relative path to content and mode
+
+
+def _files(store: Store, pod: Object, volume: Object) -> Files:
+    """What is in a configMap, secret, downwardAPI or projected volume."""
     if (source := volume.get("configMap")) is not None:
         return _keys(store, pod, "configmaps", source["name"], source)
     if (source := volume.get("secret")) is not None:
         return _keys(store, pod, "secrets", source["secretName"], source)
     if (source := volume.get("downwardAPI")) is not None:
-        return {item["path"]: field_of(pod, item["fieldRef"]["fieldPath"]).encode() for item in source.get("items") or []
-                if "fieldRef" in item}  # fmt: skip
-    files: dict[str, bytes] = {}
+        return {item["path"]: (field_of(pod, item["fieldRef"]["fieldPath"]).encode(), _mode(source, item))
+                for item in source.get("items") or [] if "fieldRef" in item}  # fmt: skip
+    files: Files = {}
     for source in (volume.get("projected") or {}).get("sources") or []:
         if "secret" in source:
             source = {"secret": {**source["secret"], "secretName": source["secret"]["name"]}}
@@ -89,7 +92,7 @@ def _files(store: Store, pod: Object, volume: Object) -> dict[str, bytes]:
     return files
 
 
-def _keys(store: Store, pod: Object, resource: str, name: str, source: dict[str, Any]) -> dict[str, bytes]:
+def _keys(store: Store, pod: Object, resource: str, name: str, source: dict[str, Any]) -> Files:
     found = store.find(resource, pod["metadata"]["namespace"], name)
     if found is None:
         if source.get("optional"):
@@ -100,8 +103,14 @@ def _keys(store: Store, pod: Object, resource: str, name: str, source: dict[str,
         content = {key: base64.b64decode(value) for key, value in content.items()}
     content |= {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
     if source.get("items") is None:
-        return content
+        return {key: (value, _mode(source, {})) for key, value in content.items()}
     lacking = [item["key"] for item in source["items"] if item["key"] not in content and not source.get("optional")]
     if lacking:
         raise Missing(f"{resource[:-1]} {name!r} has no key {lacking[0]!r}")
-    return {item["path"]: content[item["key"]] for item in source["items"] if item["key"] in content}
+    return {
+        item["path"]: (content[item["key"]], _mode(source, item)) for item in source["items"] if item["key"] in content
+    }
+
+
+def _mode(source: Object, item: Object) -> int:
+    return int(item.get("mode") or source.get("defaultMode") or 0o644)

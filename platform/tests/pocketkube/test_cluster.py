@@ -245,6 +245,40 @@ def test_volumes_are_found_where_the_environment_says(cluster: Cluster) -> None:
         cluster.kubectl("delete", "pod", "volumes")
 
 
+def test_files_of_a_config_map_follow_it_and_a_forced_deletion_is_at_once(cluster: Cluster) -> None:
+    conf: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "live", "namespace": "default"},
+    }
+    cluster.apply({**conf, "data": {"a": "one"}})
+    container = shell(
+        "exec sleep 1000",
+        env=[{"name": "CONF", "value": "/etc/live/a"}],
+        volumeMounts=[{"name": "c", "mountPath": "/etc/live"}],
+    )
+    cluster.apply(
+        pod(
+            "reader",
+            container,
+            volumes=[{"name": "c", "configMap": {"name": "live"}}],
+            terminationGracePeriodSeconds=30,
+        )
+    )
+    cluster.ready("app=reader", 1)
+    for value in ("one", "two"):
+        cluster.apply({**conf, "data": {"a": value}})
+        cluster.wait(f"the file says {value}", functools.partial(_says, cluster, value))
+    sleeping = [p for p in cluster.processes() if p.cmdline()[:2] == ["sleep", "1000"]]
+    assert sleeping
+    cluster.kubectl("delete", "pod", "reader", "--force", "--grace-period=0")
+    cluster.wait("its process ends", lambda: len(alive(sleeping)) < len(sleeping), 3.0)
+
+
+def _says(cluster: Cluster, value: str) -> bool:
+    return cluster.kubectl("exec", "reader", "--", "sh", "-c", "cat $CONF") == value
+
+
 def test_a_failing_liveness_probe_restarts_and_a_stubborn_process_is_killed(cluster: Cluster) -> None:
     liveness = {"exec": {"command": ["sh", "-c", "test ! -f sick"]}, "periodSeconds": 1, "failureThreshold": 1}
     cluster.apply(pod("sick", shell("trap 'echo no' TERM; rm -f sick; while :; do sleep .05; done", livenessProbe=liveness),
@@ -317,7 +351,7 @@ def test_network_faults_act_between_the_chosen_pods_and_leave_with_their_object(
     def measure(name: str) -> str:
         return str(cluster.kubectl("exec", name, "--", "python", "-c", MEASURE).strip())
 
-    assert int(measure("client")) < 100
+    assert int(measure("client")) < 240
     cluster.apply(chaos("slow", "delay", "from", target="client", delay={"latency": "120ms"}))
     cluster.wait("AllInjected", lambda: condition(cluster, "slow", "AllInjected") == "True")
     records = cluster.get("networkchaos", "slow")["status"]["experiment"]["containerRecords"]
@@ -326,18 +360,27 @@ def test_network_faults_act_between_the_chosen_pods_and_leave_with_their_object(
         (".", "Injected"),
         (".Target", "Injected"),
     ]
-    assert 240 <= int(measure("client")) < 400, "handshake and request are late"
-    assert int(measure("bystander")) < 100
+    assert 240 <= int(measure("client")) < 480, "handshake and request are late"
+    assert int(measure("bystander")) < 240
     cluster.kubectl("delete", "networkchaos", "slow")
-    assert int(measure("client")) < 100
+    assert int(measure("client")) < 240
 
-    cluster.apply(chaos("cut", "partition", "to", target="client", duration="1500ms"))
+    cluster.apply(chaos("cut", "partition", "to", target="client"))
     cluster.wait("AllInjected", lambda: condition(cluster, "cut", "AllInjected") == "True")
     assert measure("client") == "TimeoutError"
-    cluster.wait("AllRecovered", lambda: condition(cluster, "cut", "AllRecovered") == "True")
-    assert condition(cluster, "cut", "AllInjected") == "False"
-    assert int(measure("client")) < 100
+    assert int(measure("bystander")) < 1000
     cluster.kubectl("delete", "networkchaos", "cut")
+    assert int(measure("client")) < 1000
+
+
+def test_a_fault_ends_with_its_duration(cluster: Cluster) -> None:
+    cluster.ready("app=web", 2)
+    cluster.apply(chaos("short", "delay", "to", target=None, delay={"latency": "1ms"}, duration="300ms"))
+    cluster.wait("AllRecovered", lambda: condition(cluster, "short", "AllRecovered") == "True")
+    assert condition(cluster, "short", "AllInjected") == "False"
+    record = cluster.get("networkchaos", "short")["status"]["experiment"]["containerRecords"][0]
+    assert (record["injectedCount"], record["recoveredCount"]) == (1, 1)
+    cluster.kubectl("delete", "networkchaos", "short")
 
 
 def test_a_fault_without_target_is_felt_from_outside_and_one_without_pods_is_not_injected(cluster: Cluster) -> None:

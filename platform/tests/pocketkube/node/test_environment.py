@@ -85,11 +85,14 @@ def test_references_and_their_order() -> None:
         {"name": "LATER", "value": "x"},
         {"name": "GONE", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "z", "optional": True}}},
         {"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}},
+        {"name": "CORES", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}},
+        {"name": "MILLI", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1m"}}},
         envFrom=[{"prefix": "P_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "absent", "optional": True}}],
-        resources={"limits": {"memory": "1Gi"}},
+        resources={"limits": {"memory": "1Gi"}, "requests": {"cpu": "1500m"}},
     )
     assert found["URL"] == "http://127.64.2.9/secret/$(LATER)"
-    assert (found["P_a"], found["P_b"], found["LIMIT"]) == ("1", "2", "1Gi")
+    assert (found["P_a"], found["P_b"], found["LIMIT"]) == ("1", "2", str(1 << 30))
+    assert (found["CORES"], found["MILLI"]) == ("2", "1500")
     assert "GONE" not in found
 
 
@@ -108,12 +111,13 @@ def test_volumes_are_directories_and_paths_lead_there(tmp_path: Path) -> None:
     kept = store()
     kept.create("persistentvolumeclaims", {"metadata": {"name": "data", "namespace": "shop"}})
     pod = {**POD, "spec": {"volumes": [
-        {"name": "c", "configMap": {"name": "c", "items": [{"key": "a", "path": "below/a.txt"}]}},
+        {"name": "c", "configMap": {"name": "c", "defaultMode": 0o400, "items": [{"key": "a", "path": "below/a.txt"}]}},
         {"name": "p", "projected": {"sources": [{"secret": {"name": "s"}}, {"downwardAPI": {"items": [
             {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}},
         {"name": "d", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "e", "emptyDir": {}}]}}  # fmt: skip
     found = volumes.prepare(kept, pod, tmp_path / "pod", tmp_path / "claims")
     assert (found["c"] / "below/a.txt").read_text() == "1"
+    assert (found["c"] / "below/a.txt").stat().st_mode & 0o777 == 0o400
     assert (found["p"] / "key").read_bytes() == b"secret"
     assert (found["p"] / "name").read_text() == "web-0"
     assert found["d"] == tmp_path / "claims/shop/data"

@@ -218,13 +218,13 @@ def test_delay_in_one_direction_acts_on_existing_and_new_connections(
         async with Set() as s, server(echo) as address:
             await s.to(address)
             reader, writer = await s.connect()
-            assert await round_trip_s(reader, writer) < 0.1
+            assert await round_trip_s(reader, writer) < 0.15
             await s.under(delay(sources, targets))
-            assert 0.15 <= await round_trip_s(reader, writer) < 0.28
+            assert 0.15 <= await round_trip_s(reader, writer) < 0.3
             fresh = await s.connect()
-            assert 0.3 <= await round_trip_s(*fresh) < 0.45, "its handshake is late too"
+            assert 0.3 <= await round_trip_s(*fresh) < 0.6, "its handshake is late too"
             await s.under()
-            assert await round_trip_s(reader, writer) < 0.1
+            assert await round_trip_s(reader, writer) < 0.15
             for end in (writer, fresh[1]):
                 end.close()
 
@@ -241,9 +241,9 @@ def test_delay_both_ways_is_felt_twice_and_other_pods_feel_nothing() -> None:
                 delay({CALLER}, {CALLEE}, 0.1),
                 Rule("q", "delay", frozenset({CALLEE}), frozenset({CALLER}), latency_s=0.1),
             )
-            assert 0.2 <= await round_trip_s(reader, writer) < 0.3
+            assert 0.2 <= await round_trip_s(reader, writer) < 0.4
             await s.under(delay({"other"}, {CALLEE}), delay({CALLER}, {"other"}))
-            assert await round_trip_s(reader, writer) < 0.1
+            assert await round_trip_s(reader, writer) < 0.15
             writer.close()
 
     run(work())

@@ -220,3 +220,22 @@ def test_a_full_range_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         for bound in held:
             bound.close()
+
+
+def test_a_start_that_is_cancelled_leaves_no_process_and_no_answer_behind(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with supervisor(tmp_path) as made:
+            (tmp_path / "pids").touch()
+            for turn in range(20):
+                starting = asyncio.ensure_future(start(made, tmp_path, "sh", "-c", "echo $$ >> pids; exec sleep 100"))
+                for _ in range(turn % 5):
+                    await asyncio.sleep(0.0005)
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+            process, log = await start(made, tmp_path, "echo", "mine")
+            assert await process.exited == 0
+            assert await said(log) == "mine\n"
+            await until(lambda: [p.name for p in made.living] == ["parent-root"], "the unwanted are ended")
+            assert all(_ended(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+    run(work())
