@@ -318,7 +318,8 @@ class _Reader:
         try:
             return _ExtensionModel.model_validate(extension)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A key that is unknown explains the one that is missing.
+            first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
             at = ("extensions", index, *first["loc"])
             what = {"extra_forbidden": "unknown key", "missing": "is missing and has no default"}.get(
                 first["type"], first["msg"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aftershock import experiment as experiments
@@ -35,8 +36,13 @@ def judge_folder(folder: RunFolder, now_us: int | None = None) -> Verdict:
     windows = {name: Interval(w["from_us"], w["to_us"]) for name, w in run["windows"].items() if w}
     journeys = journeys_of(folder)
     measured = [slo.measure(objective, journeys, windows) for objective in tested.slos] if windows else []
+    usual = (
+        [slo.measure(replace(objective, window="baseline"), journeys, windows) for objective in tested.slos]
+        if windows
+        else []
+    )
     invariants = folder.read("invariants.json")["results"] if folder.has("invariants.json") else []
-    seen = observed(tested, evidence, invariants, measured, journeys, windows)
+    seen = observed(tested, evidence, invariants, measured, usual, journeys, windows)
     verdict = judge(seen)
     write(folder, verdict, measured, tested, seen.recovered_s, now_us)
     return verdict
@@ -62,7 +68,7 @@ def journeys_of(folder: RunFolder) -> list[Iteration]:
 
 def observed(
     tested: Experiment, evidence: Json, invariants: Sequence[Json], measured: Sequence[Measurement],
-    journeys: Sequence[Iteration], windows: Mapping[str, Interval],
+    usual: Sequence[Measurement], journeys: Sequence[Iteration], windows: Mapping[str, Interval],
 ) -> Observed:  # fmt: skip
     """What the judge may look at."""
     gaps = [Gap(o["name"], g["reason"]) for o in evidence["observers"] if o["name"] in OBSERVERS for g in o["gaps"]]
@@ -74,7 +80,7 @@ def observed(
         faults=[_fault(f) for f in evidence["faults"]],
         steady_before=evidence["steady"]["before"], steady_after=evidence["steady"]["after"],
         load=LoadFacts(load["offered"], load["scheduled"], load["started_on_time"], load["dropped"], load["error"]),
-        slos=measured, silent=[name for name in OBSERVERS if not seen_by.get(name)], gaps=gaps,
+        slos=measured, usual=usual, silent=[name for name in OBSERVERS if not seen_by.get(name)], gaps=gaps,
         recovered_s=recovered_s(evidence, journeys, windows, bool(gaps)),
         recovery_deadline_s=tested.recovery_deadline_s,
         undo_pending=evidence["undo"]["pending"], undo_observed=_undo_observed(evidence),

@@ -41,6 +41,7 @@ LOAD_BEGINS_S = 20.0
 LOAD_ENDS_S = 15.0
 SETTLE_S = 10.0
 PROBE_S = 5.0
+SERVED_MIN = 0.9  # share of the baseline's journeys that must succeed where no objective says it
 ROLLBACK_S = 20.0
 TICK_S = 0.05
 NO_LOAD: dict[str, Any] = {
@@ -182,14 +183,16 @@ class Session:
 
     def steady(self, phase: Literal["before", "after"]) -> None:
         """Run the steady-state probes. Raises Stopped if they do not hold before the fault: nothing could be blamed on it."""
+        ended, failed = self._load.served if self._load else (0, 0)
         for probe in self.experiment.hypothesis:
             self.chaos.execute(probe, phase, PROBE_S)
         met, why = self.chaos.steady(phase)
-        self.steady_seen[phase] = (met, why)
-        if phase == "before":
-            if not met:
-                raise Stopped(f"the steady state did not hold before the fault: {why}")
+        if phase == "before" and met:
             self._wait_until(self.windows["fault"]["from_us"], "baseline")
+            met, why = self._customers_served(ended, failed, why)
+        self.steady_seen[phase] = (met, why)
+        if phase == "before" and not met:
+            raise Stopped(f"the steady state did not hold before the fault: {why}")
 
     def inject(self) -> None:
         """Write each action's inverse to disk, then inject; wait for the end of the fault window."""
@@ -264,6 +267,17 @@ class Session:
         judge.refuse(self.folder, findings, self.experiment)
 
     # What the steps share
+
+    def _customers_served(self, ended: int, failed: int, why: str) -> tuple[bool, str]:
+        """Whether the baseline's customers were served as the objectives ask; probes alone may look past a broken shop."""
+        assert self._load is not None
+        ended, failed = self._load.served[0] - ended, self._load.served[1] - failed
+        wanted = max((s.bound for s in self.experiment.slos if s.indicator == "success_ratio"), default=SERVED_MIN)
+        if not ended:
+            return False, "not one journey ended in the baseline"
+        if 1 - failed / ended < wanted:
+            return False, f"{failed} of {ended} journeys failed in the baseline"
+        return True, why
 
     def _evidence(self, ended_us: int) -> dict[str, Any]:
         before, after = (

@@ -110,6 +110,9 @@ class Observed:
     steady_after: bool | None
     load: LoadFacts
     slos: Sequence[Measurement]
+    usual: Sequence[
+        Measurement
+    ]  # the same objectives in the baseline: what did not hold then was not broken by the fault
     silent: Sequence[str]  # observers that recorded nothing at all
     gaps: Sequence[Gap]
     recovered_s: float | None
@@ -142,7 +145,7 @@ def judge(seen: Observed) -> Verdict:
     if seen.refusals:
         findings = tuple(seen.refusals)
         return Verdict(worst(f.outcome for f in findings), findings)
-    proven = seen.steady_before is True and _load(seen).outcome is Outcome.PASS
+    proven = _steady(seen).outcome is Outcome.PASS and _load(seen).outcome is Outcome.PASS
     findings = (
         *_targets(seen), _activities(seen), _steady(seen), _load(seen), *_faults(seen), *_observers(seen),
         *(_slo(m, proven) for m in seen.slos), _recovery(seen, proven), _undo(seen),
@@ -197,7 +200,15 @@ def _activities(seen: Observed) -> Finding:
 
 def _steady(seen: Observed) -> Finding:
     if seen.steady_before:
-        return _ok("steady_before", "the steady state held before the fault")
+        unusual = [m for m in seen.usual if m.held is not True]
+        if not unusual:
+            return _ok("steady_before", "the steady state held before the fault, and so did every objective")
+        text = "; ".join(
+            f"{m.slo.describe()} had too few journeys ({m.samples})" if m.measured is None
+            else f"{m.slo.describe()} did not hold: {m.measured:.4g}" for m in unusual
+        )  # fmt: skip
+        return _no("steady_before", f"the steady state was not proven before the fault: {text}",
+                   "the shop was already broken or slow, or the machine is busy; nothing after this can be blamed on the fault")  # fmt: skip
     missed = [a.name for a in seen.activities if a.phase == "before" and (not a.succeeded or a.tolerance_met is False)]
     why = f": {', '.join(missed)}" if missed else ""
     return _no("steady_before", f"the steady state was not proven before the fault{why}",

@@ -28,6 +28,7 @@ SLO = Slo("slo.1", "checkout", "success_ratio", "fault", 0.99, None)
 HELD = Measurement(SLO, 1.0, 300, True)
 BROKEN = Measurement(SLO, 0.5, 300, False)
 THIN = Measurement(SLO, None, 3, None)
+USUAL = Measurement(replace(SLO, window="baseline"), 1.0, 200, True)
 FAULT = Fault("f1", "pod-kill", 1, accepted=True, observed=True, refused=None)
 GOOD = Observed(
     expect="fault",
@@ -37,6 +38,7 @@ GOOD = Observed(
     steady_after=True,
     load=LoadFacts(True, 800, 799, 0, None),
     slos=(HELD,),
+    usual=(USUAL,),
     silent=(),
     gaps=(),
     recovered_s=0.4,
@@ -94,6 +96,19 @@ SAYS_NO: list[tuple[str, dict[str, Any], Outcome, str]] = [
         "slo",
     ),
     ("lost without a steady state", {"invariants": (LOST,), "steady_before": None}, Outcome.INCONCLUSIVE, "invariants"),
+    (
+        "customers failed before",
+        {"usual": (replace(USUAL, measured=0.4, held=False),)},
+        Outcome.INCONCLUSIVE,
+        "steady_before",
+    ),
+    ("nothing measured before", {"usual": (THIN,)}, Outcome.INCONCLUSIVE, "steady_before"),
+    (
+        "broken as before",
+        {"slos": (BROKEN,), "usual": (replace(USUAL, measured=0.4, held=False),)},
+        Outcome.INCONCLUSIVE,
+        "slo",
+    ),
     ("fault in a control run", {"expect": "none"}, Outcome.INCONCLUSIVE, "targets"),
     ("wanted a refusal", {"expect": "refused"}, Outcome.INCONCLUSIVE, "observed"),
 ]

@@ -80,6 +80,11 @@ class RunningLoad:
         """Arrivals that have begun so far, for progress."""
         return self._tally.begun
 
+    @property
+    def served(self) -> tuple[int, int]:
+        """Journeys that have ended so far, and how many of them failed."""
+        return self._tally.ended, self._tally.failed
+
     def begun_us(self, deadline_s: float) -> int:
         """Wait for the first arrival; the wall clock at the schedule's beginning.
 

@@ -43,6 +43,8 @@ class Tally:
         self.begun = 0
         self.on_time = 0
         self.late_max_us = 0
+        self.ended = 0
+        self.failed = 0
         self.samples = 0
         self.unresolved = 0
         self.broken = 0
@@ -106,6 +108,8 @@ class Tally:
     def _ended(self, iteration: int, error: str | None) -> Row | None:
         """A scenario that stumbles over a failed request is no fault of its own; over a good one it is, and the journey failed."""
         journey = self._open.pop(int(iteration))
+        self.ended += 1
+        self.failed += journey.failed or error is not None
         if error is None or journey.failed:
             return None
         self.broken += 1
