@@ -118,7 +118,8 @@ async def _until_ready(
             return
         if time.monotonic() > deadline:
             raise StartError(
-                f"nodes not Ready within {READY_S:g} s: {sorted(set(order.nodes) - set(ready))}", "the machine may be overloaded; try again"
+                f"nodes not Ready within {READY_S:g} s: {sorted(set(order.nodes) - set(ready))}",
+                "the machine may be overloaded; try again",
             )
         for task in tasks:
             if task.done() and (error := task.exception()) is not None:
