@@ -19,7 +19,7 @@ import yaml
 pytestmark = pytest.mark.cluster
 
 PROJECT = Path(__file__).parents[3]
-WINDOWS = {"rate_per_s": 20, "warm_up_s": 0.5, "baseline_s": 2, "fault_s": 3, "recovery_s": 2}
+WINDOWS = {"rate_per_s": 20, "warm_up_s": 0.5, "baseline_s": 3, "fault_s": 3, "recovery_s": 2}
 RUN_S = 60
 
 
