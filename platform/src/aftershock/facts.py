@@ -25,6 +25,7 @@ COUNTED = (
     "records",
     "requests",
     "samples",
+    "settings",
     "targets",
 )
 

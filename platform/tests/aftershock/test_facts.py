@@ -80,7 +80,7 @@ EXPECTED: list[tuple[str, str, Any]] = [
     ("hypothesis.1", "entity", "payments"),
     ("hypothesis.1", "score", 0.91),
     ("hypothesis.1", "path", "storefront > orders > payments"),
-    ("caused.2", "cause", "payments"),
+    ("caused.1", "cause", "payments"),
     ("rejected.1", "cause", "shipping"),
     ("file.metrics.parquet", "missing", "metrics.parquet"),
     ("unenforced.1", "field", "spec.containers[0].resources.limits.memory"),

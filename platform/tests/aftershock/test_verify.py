@@ -27,8 +27,11 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Everything in the first phrasing, so that the attacks below know the words."""
     folder = runs.write(tmp_path_factory.mktemp("reports"))
-    postmortem.write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postmortem, "_usual", lambda _: 0)
+        postmortem.write(folder)
     return folder
 
 
@@ -104,14 +107,14 @@ ATTACKS: dict[str, Edit] = {
     "swapped name": of("a score of", lambda s: s.update(text=s["text"].replace("payments", "shipping"))),
     "swapped node": swap("on node body", "on node body2"),
     "swapped cause and effect": of("caused", swap_words("payments", "orders")),
-    "swapped verdict": swap("judged FAIL", "judged PASS"),
-    "softer verdict": swap("judged FAIL", "judged PASS, not FAIL"),
+    "swapped verdict": swap("verdict is FAIL", "verdict is PASS"),
+    "softer verdict": swap("verdict is FAIL", "verdict is PASS, not FAIL"),
     "negated": swap("did not hold", "did hold"),
     "negation dropped": swap("did not hold", "held"),
     "negation added": swap("was proven before", "was not proven before"),
     "another window": of("the objective of 99%", lambda s: s.update(text=s["text"].replace("fault window", "recovery window"))),
-    "cause added": swap("the success ratio of checkout was", "because of postgres the success ratio of checkout was"),
-    "hedged": swap("was judged FAIL", "was perhaps judged FAIL"),
+    "cause added": swap("was 95% over", "was, because of postgres, 95% over"),
+    "hedged": swap("verdict is FAIL", "verdict is perhaps FAIL"),
     "dropped citation": of("8 of 160", lambda s: s["facts"].pop()),
     "no citation": of("8 of 160", lambda s: s["facts"].clear()),
     "invented citation": of("8 of 160", lambda s: s["facts"].append("F999")),
@@ -119,7 +122,7 @@ ATTACKS: dict[str, Edit] = {
     "other citations": of("8 of 160", lambda s: s.update(facts=["F001", "F002", "F003"])),
     "reordered citations": of("8 of 160", lambda s: s["facts"].reverse()),
     "citation said twice": of("8 of 160", lambda s: s["facts"].append(s["facts"][0])),
-    "unicode look-alike": swap("judged FAIL", "judged F\u0391IL"),
+    "unicode look-alike": swap("verdict is FAIL", "verdict is F\u0391IL"),
     "full-width figure": swap("8 of 160", "\uff18 of 160"),
     "zero-width space": swap("payments", "pay\u200bments"),
     "no-break space": swap("8 of", "8\u00a0of"),
@@ -176,7 +179,9 @@ def test_attacks_are_found(forged: RunFolder, attack: str, origin: str) -> None:
 
 
 def test_a_model_that_says_the_same_is_believed(forged: RunFolder) -> None:
-    tamper(forged, swap("In the fault window the success", "Within the fault window the success"), origin="model")
+    tamper(
+        forged, swap("checkout in the fault window was 95%", "checkout during the fault window was 95%"), origin="model"
+    )
     assert verify.verify(forged).ok
     tamper(forged, lambda s: s[0].update(origin=""), origin="template")
     assert not verify.verify(forged).ok  # a template that is no template

@@ -154,6 +154,11 @@ def _unchecked(rows: Rows, folder: RunFolder, run: Json, verdict: Json) -> None:
                 finding["id"],
                 text=finding["rule"],
             )
-    for number, what in enumerate((run.get("unenforced") or [])[:UNENFORCED_MAX], 1):
+    unenforced = run.get("unenforced") or []
+    if unenforced:
+        _add(
+            rows, "unenforced", "unenforced", "total", "run.json", "unenforced", value=len(unenforced), unit="settings"
+        )
+    for number, what in enumerate(unenforced[:UNENFORCED_MAX], 1):
         text = what if isinstance(what, str) else " ".join(str(v) for v in what.values())
         _add(rows, "unenforced", f"unenforced.{number}", "field", "run.json", "unenforced", text=text)

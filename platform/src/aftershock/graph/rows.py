@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from aftershock.errors import GraphError
@@ -257,15 +258,24 @@ def _diagnosis(rows: Rows, diagnosis: Json) -> None:
                   path=" > ".join(hypothesis.get("path") or []) or None)  # fmt: skip
         rows.edge("SUSPECTS", ("Run", "run"), ("Hypothesis", local), rank=rank)
         rows.edge("BLAMES", ("Hypothesis", local), _entity(rows, hypothesis["entity"]))
-    for edge in diagnosis.get("edges") or []:
+    suspected = [hypothesis.get("path") or [] for hypothesis in diagnosis.get("ranked") or []][:1]
+    steps = [(cause, effect) for path in suspected for effect, cause in pairwise(path)][
+        ::-1
+    ]  # from the cause to the customer
+    edges = diagnosis.get("edges") or []
+    for rank, edge in enumerate(sorted(edges, key=lambda e: _place(steps, (e["cause"], e["effect"]))), 1):
         tests = {name: bool(edge.get(name)) for name in ("structure", "deviation", "order")}
         failed = [name for name, passed in tests.items() if not passed]
         accepted = edge.get("outcome") == "accepted" and not failed
         why = edge.get("why") or ""
         if edge.get("outcome") == "accepted" and failed:
             why = f"claimed as accepted, but not tested true: {', '.join(failed)}. {why}".strip()
-        rows.edge("CAUSED" if accepted else "REJECTED", _entity(rows, edge["cause"]), _entity(rows, edge["effect"]), why=why,
+        rows.edge("CAUSED" if accepted else "REJECTED", _entity(rows, edge["cause"]), _entity(rows, edge["effect"]), why=why, rank=rank,
                   evidence="diagnosis.json#edges")  # fmt: skip
+
+
+def _place(steps: Sequence[tuple[str, str]], edge: tuple[str, str]) -> int:
+    return steps.index(edge) if edge in steps else len(steps)
 
 
 def _entity(rows: Rows, name: str) -> tuple[str, str]:

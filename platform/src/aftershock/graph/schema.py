@@ -81,8 +81,8 @@ EDGES: Mapping[str, tuple[tuple[tuple[str, str], ...], Mapping[str, type]]] = {
         ("SUSPECTS", (("Run", "Hypothesis"),), "rank:i"),
         ("BLAMES", (("Hypothesis", "Service"), ("Hypothesis", "Pod"), ("Hypothesis", "Node")), ""),
         # Only what passed structure, deviation and order in time; the rest is kept as REJECTED with its reason.
-        ("CAUSED", _CAUSES, "why:s evidence:s"),
-        ("REJECTED", _CAUSES, "why:s evidence:s"),
+        ("CAUSED", _CAUSES, "why:s evidence:s rank:i"),
+        ("REJECTED", _CAUSES, "why:s evidence:s rank:i"),
         ("CLAIMS", (("Run", "Claim"),), ""),
         ("CITES", tuple(("Claim", to) for to in CITED), "fact:s"),
     )
