@@ -227,6 +227,7 @@ def test_the_blind_view_tells_nothing_of_the_fault(rows: Rows) -> None:
         "Started",
     }  # what the cluster says of itself
     assert len(seen.nodes["Order"]) == 8  # those that were only touched would tell where the fault hit
+    assert len(seen.nodes["Payment"]) == len(seen.nodes["Shipment"]) == 7  # one of them was never paid
     with graph.in_memory(rows, "blind") as held:
         for query in ("faults", "touched", "findings", "windows", "evidence", "hypotheses"):
             assert held.query(query, run=runs.RUN_ID) == []

@@ -53,6 +53,11 @@ def blind(rows: Rows) -> Rows:
             if _visible(label, row)
         }
         seen.nodes[label] = {key: row for key, row in table.items() if not _tells(row, secrets)}
+    # What hangs on an order that is not shown would tell that there is one.
+    for label, type_ in (("Payment", "PAID_BY"), ("Shipment", "SHIPPED_BY")):
+        edges = rows.edges.get((type_, "Order", label), {})
+        shown = {end for start, end in edges if start in seen.nodes["Order"]}
+        seen.nodes[label] = {key: row for key, row in seen.nodes[label].items() if key in shown}
     known = {key for table in seen.nodes.values() for key in table}
     for (type_, start, end), edges in rows.edges.items():
         if type_ in BLIND_EDGES and start in BLIND_NODES and end in BLIND_NODES:
