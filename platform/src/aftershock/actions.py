@@ -13,7 +13,10 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from aftershock import faults, settings
 from aftershock.cluster import Cluster
@@ -33,15 +36,27 @@ __all__ = [
 
 
 def cluster_of(configuration: Configuration, secrets: Mapping[str, Any] | None = None) -> Cluster:
-    """The cluster that an activity acts on. Raises BadInput, ClusterUnreachable."""
+    """The cluster that an activity acts on: the one that chaosk8s' actions would take. Raises BadInput, ClusterUnreachable."""
     given = configuration or {}
-    config = str(given.get("aftershock_kubeconfig") or os.environ.get("KUBECONFIG") or "")
+    config = str(given.get("aftershock_kubeconfig") or os.environ.get("KUBECONFIG") or "~/.kube/config")
     context = (
         given.get("aftershock_context")
         or (secrets or {}).get("KUBERNETES_CONTEXT")
         or os.environ.get("KUBERNETES_CONTEXT")
     )
-    return _connect(str(context or "pocket"), config)
+    return _connect(str(context or current_context(config)), config)
+
+
+def current_context(listed: str) -> str:
+    """The current context of $KUBECONFIG's files, the first that names one (as kubectl does). Raises BadInput."""
+    for path in (Path(part).expanduser() for part in listed.split(os.pathsep) if part):
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(document, dict) and document.get("current-context"):
+            return str(document["current-context"])
+    raise BadInput(f"no current context in {listed}", hint="set KUBECONFIG and KUBERNETES_CONTEXT")
 
 
 @lru_cache(maxsize=4)

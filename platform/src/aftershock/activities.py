@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from chaoslib import substitute
 from chaoslib.activity import execute_activity
 from chaoslib.configuration import load_configuration
-from chaoslib.exceptions import ChaosException
+from chaoslib.exceptions import ChaosException, InterruptExecution
 from chaoslib.experiment import ensure_experiment_is_valid
 from chaoslib.hypothesis import within_tolerance
 from chaoslib.run import initialize_run_journal
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Phase = Literal["before", "method", "rollback", "after"]
 Status = Literal["succeeded", "failed"]
 OUTPUT_CHARS_MAX = 20_000
+DOCUMENT_CHARS_MAX = 5_000_000
 KUBECONFIG, CONTEXT, RUN_ID, SEED = (f"aftershock_{key}" for key in ("kubeconfig", "context", "run_id", "seed"))
 _LOGGER = logging.getLogger("chaostoolkit")
 _QUALIFIED = re.compile(r"^[A-Za-z_][\w]*(\.\w+)+: ")
@@ -151,6 +152,29 @@ def resolve(activity: Activity, configuration: Mapping[str, Any], secrets: Mappi
     return replace(activity, arguments=arguments)
 
 
+def activity_of(raw: Mapping[str, Any]) -> Activity:
+    """An activity as Chaos Toolkit has it; for files that aftershock did not read itself."""
+    provider = raw.get("provider") or {}
+    return Activity(str(raw.get("name")), raw["type"], str(provider.get("type")), str(provider.get("module") or ""),
+                    str(provider.get("func") or ""), provider.get("arguments") or {}, raw)  # fmt: skip
+
+
+def run_of(raw: Mapping[str, Any], phase: Phase) -> ActivityRun:
+    """What Chaos Toolkit itself recorded of an activity that it ran."""
+    activity = activity_of(raw["activity"])
+    begun_us = round(datetime.fromisoformat(raw["start"]).timestamp() * 1e6)
+    succeeded = raw.get("status") == "succeeded"
+    return ActivityRun(activity.name, activity.kind, phase, "succeeded" if succeeded else "failed", begun_us,
+                       round(float(raw.get("duration") or 0) * 1e6), plain(raw.get("output")),
+                       None if succeeded else _message(raw), raw.get("tolerance_met"), plain(dict(raw)))  # fmt: skip
+
+
+def interruption(why: str) -> Exception:
+    """What a control raises to stop Chaos Toolkit; anything else it swallows."""
+    stop: Exception = InterruptExecution(why)
+    return stop
+
+
 def activities_of(experiment: Experiment) -> tuple[tuple[Phase, Activity], ...]:
     """All activities of a run with their phases, in the order in which they run."""
     phases: tuple[tuple[Phase, Sequence[Activity]], ...] = (
@@ -190,7 +214,7 @@ def execute(
     if error is None and raw.get("status") != "succeeded":
         error = _message(raw)
     status: Status = "succeeded" if error is None else "failed"
-    raw = {**raw, "status": status, "output": _plain(raw.get("output")), "activity": _plain(raw["activity"])}
+    raw = {**raw, "status": status, "output": plain(raw.get("output")), "activity": plain(raw["activity"])}
     raw.setdefault("start", _iso(begun_us))
     raw.setdefault("end", _iso(time.time_ns() // 1000))
     if error is not None and "exception" not in raw:
@@ -227,7 +251,7 @@ def journal(
     )
     failed = any(not r.succeeded for r in runs if r.phase == "method") or (before and not before["steady_state_met"])
     document |= {
-        "experiment": _plain(document["experiment"]), "start": _iso(started_us), "end": _iso(ended_us),
+        "experiment": plain(document["experiment"], DOCUMENT_CHARS_MAX), "start": _iso(started_us), "end": _iso(ended_us),
         "duration": (ended_us - started_us) / 1e6, "deviated": deviated,
         "status": "interrupted" if interrupted else "failed" if failed else "completed",
         "steady_states": {"before": before, "after": after, "during": []},
@@ -262,11 +286,11 @@ def _message(raw: Mapping[str, Any]) -> str:
     return last[:2000]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any, chars_max: int = OUTPUT_CHARS_MAX) -> Any:
     """JSON only, and bounded: what an activity returns is foreign."""
     text = json.dumps(value, default=str)
-    if len(text) > OUTPUT_CHARS_MAX:
-        return {"truncated": text[:OUTPUT_CHARS_MAX], "chars": len(text)}
+    if len(text) > chars_max:
+        return {"truncated": text[:chars_max], "chars": len(text)}
     return json.loads(text)
 
 
