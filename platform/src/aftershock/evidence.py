@@ -236,21 +236,16 @@ def _replaced(seen: Seen, pods: Sequence[Target], elsewhere: str | None = None) 
     for pod in pods:
         if pod.uid not in owners or pod.uid not in gone:
             return None
+        taken = {u.uid for u in used}
         for event in seen.of("Pod", Interval(gone[pod.uid].time_us, seen.after.to_us)):
-            fresh = (
-                event.uid != pod.uid
-                and first.get(event.uid or "", begun) >= begun
-                and event.uid not in {u.uid for u in used}
-            )
+            fresh = event.uid != pod.uid and first.get(event.uid or "", begun) >= begun and event.uid not in taken
             same = event.uid == pod.uid and not _dying(gone[pod.uid])
             owned = owners.get(event.uid or "") == owners[pod.uid]
-            if (
-                (fresh or same)
-                and owned
-                and event.detail.get("ready")
-                and not _dying(event)
-                and event.node != elsewhere
-            ):
+            up = bool(event.detail.get("ready")) and not _dying(event)
+            placed = event.node != elsewhere or seen.after.holds(
+                event.time_us
+            )  # a node takes pods again after the undo
+            if (fresh or same) and owned and up and placed:
                 used.append(event)
                 break
         else:
@@ -259,14 +254,8 @@ def _replaced(seen: Seen, pods: Sequence[Target], elsewhere: str | None = None) 
         return None
     last = max(used, key=lambda e: e.time_us)
     took_s = (last.time_us - begun) / 1e6
-    return Step(
-        last.time_us,
-        "watch",
-        f"Ready again: {', '.join(str(e.name) for e in used)}",
-        tuple(e.id for e in used),
-        took_s,
-        "s",
-    )
+    names = ", ".join(str(e.name) for e in used)
+    return Step(last.time_us, "watch", f"Ready again: {names}", tuple(e.id for e in used), took_s, "s")
 
 
 # Nodes
