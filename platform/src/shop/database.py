@@ -57,9 +57,10 @@ class Database:
         self._tracer = tracer
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo, min_size=1, max_size=pool_max, open=False, timeout=WAIT_S, reconnect_timeout=5.0,
-            kwargs={"autocommit": True, "connect_timeout": 2}, configure=_configure,
+            kwargs={"autocommit": True, "connect_timeout": 2, "tcp_user_timeout": 3000}, configure=_configure,
         )  # fmt: skip
         self._migrated = False
+        self._check: asyncio.Task[bool] | None = None
 
     async def open(self) -> None:
         """Start connecting; returns at once."""
@@ -71,14 +72,23 @@ class Database:
         await self._pool.close(timeout=2.0)
 
     async def ready(self) -> bool:
-        """True if a query is answered in time; migrates first, once per process."""
+        """True if a query is answered in time; migrates first, once per process.
+
+        The query is not cancelled when its time is over: psycopg would wait for the server even then, and so would whoever asks.
+        """
+        if self._check is None or self._check.done():
+            self._check = asyncio.ensure_future(self._answers())
+        done, _ = await asyncio.wait({self._check}, timeout=READY_S if self._migrated else 5.0)
+        return bool(done) and self._check.result()
+
+    async def _answers(self) -> bool:
         try:
-            async with asyncio.timeout(READY_S if self._migrated else 5.0), self._pool.connection() as connection:
+            async with self._pool.connection() as connection:
                 if not self._migrated:
                     await migrate(connection)
                     self._migrated = True
                 await connection.execute("SELECT 1")
-        except (psycopg.Error, PoolTimeout, TimeoutError):
+        except (psycopg.Error, PoolTimeout):
             return False
         return True
 

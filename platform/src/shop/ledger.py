@@ -19,7 +19,8 @@ ORDERS = """SELECT 'order' AS kind, id::text, idempotency_key, state, reason, cu
 # With their orders' age, not their own; those without an order (which must never be) with their own.
 _SINCE = """COALESCE((SELECT o.created_us FROM orders o WHERE o.id = order_id), created_us) >= %(since)s
   AND (created_us, id::text) > (%(after_us)s, %(after_id)s) ORDER BY created_us, id::text LIMIT %(limit)s"""
-PAYMENTS = f"SELECT 'payment' AS kind, id::text, order_id::text, state, amount_cents, idempotency_key, created_us FROM payment WHERE {_SINCE}"
+PAYMENTS = f"""SELECT 'payment' AS kind, id::text, order_id::text, state, amount_cents, idempotency_key, created_us
+  FROM payment WHERE {_SINCE}"""
 SHIPMENTS = f"SELECT 'shipment' AS kind, id::text, order_id::text, state, created_us FROM shipment WHERE {_SINCE}"
 STOCK = "SELECT 'stock' AS kind, sku, initial, available FROM stock ORDER BY sku"
 PAGED = (("order", ORDERS), ("payment", PAYMENTS), ("shipment", SHIPMENTS))

@@ -172,26 +172,16 @@ class _Checkout:
         if self._service.weak("no-idempotency-key"):
             return await self._charge_blindly(span, body)
         answer = await self._service.peers.call(
-            "payments",
-            "POST",
-            "/charges",
-            body=body,
-            parent=span,
-            timeout_s=PAYMENT_TRY_S,
-            deadline_s=PAYMENT_DEADLINE_S,
-        )
+            "payments", "POST", "/charges", body=body, parent=span, timeout_s=PAYMENT_TRY_S, deadline_s=PAYMENT_DEADLINE_S
+        )  # fmt: skip
         return answer.body["state"] if answer.status == 201 else None
 
     async def _charge_blindly(self, span: Span, body: dict[str, Any]) -> str | None:
         for attempt in range(3):
+            body["idempotency_key"] = str(uuid4())
             try:
                 answer = await self._service.peers.call(
-                    "payments",
-                    "POST",
-                    "/charges",
-                    body={**body, "idempotency_key": str(uuid4())},
-                    parent=span,
-                    timeout_s=PAYMENT_TRY_S,
+                    "payments", "POST", "/charges", body=body, parent=span, timeout_s=PAYMENT_TRY_S, tries=1
                 )
             except PeerError:
                 if attempt == 2:

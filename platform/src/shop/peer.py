@@ -61,7 +61,7 @@ class Peers:
 
     async def call(
         self, peer: str, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None,
-        parent: Span | None = None, timeout_s: float = 0.6, deadline_s: float = 1.6, retry_status: bool = True,
+        parent: Span | None = None, timeout_s: float = 0.6, deadline_s: float = 1.6, retry_status: bool = True, tries: int = TRIES,
     ) -> Answer:  # fmt: skip
         """Ask a peer, again where that is safe: every call of this shop is idempotent.
 
@@ -71,7 +71,7 @@ class Peers:
         reached = False
         last: PeerRefused | PeerUnknown | None = None
         answer: Answer | None = None
-        for attempt in range(self._tries):
+        for attempt in range(min(tries, self._tries)):
             if attempt:
                 await asyncio.sleep(random.uniform(0, BACKOFF_S * 2 ** (attempt - 1)))
             left = ends - time.monotonic()

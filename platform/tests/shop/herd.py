@@ -48,7 +48,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "start" in asked:
-            answer = {"pid": start(asked["start"], asked["environment"], asked["log"])}
+            answer: dict[str, int | None] = {"pid": start(asked["start"], asked["environment"], asked["log"])}
         else:
             pid = asked["poll"]
             if pid not in ended:
