@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Literal
 
 Kind = Literal["latency", "errors", "availability", "requests", "resource"]
@@ -33,7 +36,13 @@ class Series:
 
     def between(self, begin: float, end: float) -> list[float]:
         """Values in [begin, end)."""
-        return [v for t, v in zip(self.times, self.values, strict=True) if begin <= t < end]
+        return list(self.values[bisect_left(self.times, begin) : bisect_left(self.times, end)])
+
+    @property
+    def step(self) -> float:
+        """The usual time between two rows; 0 if there are fewer than two."""
+        late = self.times[-100:]
+        return median(b - a for a, b in pairwise(late)) if len(late) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Disruption:
     entity: str
     what: str
     node: str | None = None
+    weight: float = 1.0  # 1 for what breaks service, less for what may as well be a consequence
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,10 @@ class Case:
     impact: Impact
     disruptions: Sequence[Disruption] = ()
     hosts: Mapping[str, frozenset[str]] = field(default_factory=dict)  # node to the services with pods on it
+    volumes: Mapping[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # calls counted on each edge, where they were
+    hold_s: float = 0.0  # a disturbance shorter than this is a hiccup of the machine
 
     @property
     def entities(self) -> tuple[str, ...]:

@@ -1,30 +1,32 @@
 """Exclusive impact: how much of a disturbance an entity adds beyond what the entities that it calls explain.
 
-The excess of an entity's latency (or failures) is weighted by how many requests it serves, so that a slow call that nobody makes
-does not count; from it goes the callees' own weighted excess, shared among their callers by volume. What is left is its own doing.
-Pure: takes a `Case`, gives numbers.
+The excess of an entity's latency (or failures), in the moments in which users felt it, is weighted by how many requests it serves, so
+that a slow call that nobody makes does not count; from it goes the callees' own weighted excess, shared among their callers by calls.
+What is left is its own doing. Pure: takes a `Case`, gives numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
-from aftershock.diagnose.case import Case, Kind, Series
-from aftershock.diagnose.deviation import shift
+from aftershock.diagnose.case import Case, Series
+from aftershock.diagnose.deviation import deviations
+from aftershock.diagnose.felt import BEFORE_MIN, Moments
+from aftershock.diagnose.symptom import Symptom, choose
 
-PREFERRED = ("average", "mean", "avg", "p50", "p90", "p95", "p99")
+NOISE = 1.0  # this many robust standard deviations of normal operation are nobody's doing
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One entity's disturbance of one kind: mean before and after, requests per row, robust shift."""
+    """One entity's disturbance of one kind: normal level (noise included), level when it was felt, requests per row then."""
 
     metric: str
     before: float
     after: float
     volume: float
-    shift: float
 
     @property
     def weighted(self) -> float:
@@ -32,54 +34,55 @@ class Signal:
         return max(0.0, self.after - self.before) * self.volume
 
 
-def signals(case: Case, kind: Kind, start: float, wanted: str | None = None) -> dict[str, Signal]:
-    """The disturbance of every entity that has a metric of this kind; `wanted` is the metric to prefer."""
-    volumes = {entity: volume(metrics, start) for entity, metrics in case.of_kind("requests").items()}
-    usual = fmean(v for v in volumes.values() if v > 0) if any(v > 0 for v in volumes.values()) else 1.0
-    found: dict[str, Signal] = {}
-    for entity, metrics in case.of_kind(kind).items():
-        name = choose(metrics, wanted)
-        series = metrics[name] if kind != "availability" else _failures(metrics[name])
-        before, after = series.between(float("-inf"), start), series.between(start, float("inf"))
-        if not after:
-            continue
-        base = fmean(before) if before else 0.0
-        served = volumes.get(entity, 0.0 if volumes else 1.0)
-        found[entity] = Signal(name, base, fmean(after), served if volumes else usual, shift(before or [0.0], after))
-    return found
+def signals(case: Case, found: Mapping[str, Symptom], start: float, when: Moments) -> dict[str, Signal]:
+    """The disturbance of every entity with such a symptom."""
+    requests = {entity: metrics[choose(metrics, None)] for entity, metrics in case.of_kind("requests").items()}
+    volumes = {entity: v for entity, series in requests.items() if (v := _level(series, start, when)) is not None}
+    made: dict[str, Signal] = {}
+    for entity, symptom in found.items():
+        after = _level(symptom.series, start, when)
+        base = _base(symptom, start)
+        if after is not None and base is not None:
+            volume = 1.0 if symptom.counted else _volume(case, entity, volumes)
+            made[entity] = Signal(symptom.metric, base, after, volume)
+    return made
 
 
-def choose(metrics: dict[str, Series], wanted: str | None) -> str:
-    """The metric to use: the one wanted, else a mean, else the first by name."""
-    if wanted in metrics:
-        return str(wanted)
-    return min(metrics, key=lambda m: (next((n for n, p in enumerate(PREFERRED) if p in m.lower()), len(PREFERRED)), m))
-
-
-def volume(metrics: dict[str, Series], start: float) -> float:
-    """Mean requests per row since `start`."""
-    values = metrics[choose(metrics, None)].between(start, float("inf"))
-    return fmean(values) if values else 0.0
-
-
-def exclusive(case: Case, found: dict[str, Signal]) -> dict[str, float]:
+def exclusive(case: Case, found: Mapping[str, Signal]) -> dict[str, float]:
     """Weighted excess of each entity minus its callees' share; never negative."""
-    callers: dict[str, float] = {}
-    for caller, callee in case.calls:
-        if caller in found:
-            callers[callee] = callers.get(callee, 0.0) + max(found[caller].volume, 1e-9)
-    own: dict[str, float] = {}
-    for entity, signal in found.items():
-        explained = sum(
-            found[callee].weighted * max(signal.volume, 1e-9) / callers[callee]
-            for caller, callee in case.calls
-            if caller == entity and callee in found and callee != entity
-        )
-        own[entity] = max(0.0, signal.weighted - explained)
-    return own
+    own = {entity: signal.weighted for entity, signal in found.items()}
+    parts = {(a, b): _part(case, a, found) if not case.volumes else case.volumes.get((a, b), 0.0)
+             for a, b in case.calls if a in found and b in found and a != b}  # fmt: skip
+    whole: dict[str, float] = {}
+    for (_, callee), part in parts.items():
+        whole[callee] = whole.get(callee, 0.0) + part
+    for (caller, callee), part in parts.items():
+        if whole[callee] > 0:
+            own[caller] -= found[callee].weighted * part / whole[callee]
+    return {entity: max(0.0, value) for entity, value in own.items()}
 
 
-def _failures(availability: Series) -> Series:
-    """1 - availability, for a ratio or a percentage."""
-    top = 100.0 if max(availability.values, default=0.0) > 1.5 else 1.0
-    return Series(availability.times, tuple((top - v) / top for v in availability.values))
+def _part(case: Case, caller: str, found: Mapping[str, Signal]) -> float:
+    return max(found[caller].volume, 1e-9)
+
+
+def _level(series: Series, start: float, when: Moments) -> float | None:
+    """Mean of a series over the moments that count."""
+    rows = when.of(series, start)
+    total = sum(w for w, _ in rows)
+    return sum(w * series.values[n] for w, n in rows) / total if total else None
+
+
+def _base(symptom: Symptom, start: float) -> float | None:
+    before = symptom.series.between(float("-inf"), start)
+    if symptom.kind == "latency":
+        return median(before) + NOISE * deviations(before) if len(before) >= BEFORE_MIN else None
+    return fmean(before) + NOISE * deviations(before) if before else 0.0
+
+
+def _volume(case: Case, entity: str, volumes: Mapping[str, float]) -> float:
+    """Requests per row; where they were not counted those of the callers, else the usual number."""
+    if entity in volumes or not volumes:
+        return volumes.get(entity, 1.0)
+    callers = [volumes[a] for a, b in case.calls if b == entity and a in volumes]
+    return sum(callers) if callers else median(volumes.values())
