@@ -6,13 +6,20 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import json
 import os
 import signal
 import sys
 import traceback
+from pathlib import Path
+
+import yaml
 
 from shop import __main__ as program
+
+IMAGES = Path(__file__).parents[3] / "gitops/apps/pocket/images.yaml"
 
 LIBC = ctypes.CDLL(None)
 
@@ -44,6 +51,9 @@ def start(role: str, environment: dict[str, str], log: str) -> int:
 
 def main() -> None:
     """Serve commands until the input ends."""
+    for module in yaml.safe_load(IMAGES.read_text())["images"]["aftershock/shop:dev"]["preload"]:
+        importlib.import_module(module)
+    gc.freeze()
     ended: dict[int, int] = {}
     for line in sys.stdin:
         asked = json.loads(line)
