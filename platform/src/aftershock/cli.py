@@ -119,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("second", metavar="B")
     bed = command("testbed", _testbed, "start or end a local cluster with the shop on it", "aftershock testbed up")
     bed.add_argument("verb", choices=("up", "down"))
-    command("rebuild", _rebuild, "make the graph anew from the run folders", "aftershock rebuild")
+    graph = command("graph", _graph, "make the graph anew from the run folders", "aftershock graph rebuild")
+    graph.add_argument("verb", choices=("rebuild",))
     demo = command(
         "demo",
         _demo,
@@ -292,7 +293,7 @@ def _testbed(chosen: argparse.Namespace, configured: Settings) -> int:
     return 0
 
 
-def _rebuild(chosen: argparse.Namespace, configured: Settings) -> int:
+def _graph(chosen: argparse.Namespace, configured: Settings) -> int:
     from aftershock import graph
 
     count, skipped = graph.rebuild(chosen.reports)

@@ -18,17 +18,21 @@ from aftershock.progress import Teller
 def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> None:
     """Make all derived files of a run that was stored; the verdict is reached before a model is loaded.
 
+    A run that was refused has its verdict already and nothing to diagnose.
+
     Raises FolderError when a raw file is missing, GraphError when all but the graph was written.
     """
-    tell("judging", 0.0)
-    judge.judge_folder(folder)
-    tell("diagnosing blind", 0.2)
-    answer.write(folder)
+    if folder.has("evidence.json"):
+        tell("judging", 0.0)
+        judge.judge_folder(folder)
+        tell("diagnosing blind", 0.2)
+        answer.write(folder)
     tell("writing the postmortem", 0.4)
     postmortem.write(folder, models.open(model))
     checked = verify.verify(folder)
-    if checked.failures:
-        raise FolderError(f"the postmortem has a claim that its facts do not support: {checked.failures[0]}",
+    if not checked.ok:
+        failure = checked.failures[0] if checked.failures else "it makes no claim at all"
+        raise FolderError(f"the postmortem is not supported by its facts: {failure}",
                           hint="this is a fault of aftershock; --model none writes without a model")  # fmt: skip
     tell("writing the report", 0.7)
     report.write(folder)
@@ -39,7 +43,7 @@ def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> Non
             graph.ingest(store, folder)
     except GraphError as error:
         raise GraphError(f"{folder.path} is complete, but the graph was not written: {error}",
-                         hint="`aftershock rebuild` makes the graph anew from the run folders") from None  # fmt: skip
+                         hint="`aftershock graph rebuild` makes the graph anew from the run folders") from None  # fmt: skip
 
 
 def diagnose_any(reports: Path, text: str) -> dict[str, Any]:

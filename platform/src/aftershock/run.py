@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import conclude, preflight, processes, report
+from aftershock import conclude, preflight, processes
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, Refused
 from aftershock.experiment import Experiment
@@ -43,6 +43,7 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     processes.sweep()
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
+    refused = False
     with Session(experiment, cluster, folder, settings, tell, weak=options.weak) as session:
         try:
             session.preflight(options.unleash)
@@ -55,8 +56,7 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
             session.steady("after")
         except Refused as refusal:
             session.refuse(refusal)
-            report.write(folder)
-            return folder
+            refused = True
         except KeyboardInterrupt:
             session.abandon("interrupted by the user")
             raise
@@ -64,8 +64,9 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
             session.note(stopped)
         except AftershockError as error:  # a step that could not be done: what was seen so far is judged
             session.note(Stopped(str(error), error.hint))
-        session.settle()
-        session.store()
+        if not refused:
+            session.settle()
+            session.store()
     conclude.conclude(folder, options.graph, options.model, tell)
     return folder
 
