@@ -207,8 +207,8 @@ def _network_chaos(obj: Object) -> list[Cause]:
             causes.append(unsupported(f"{path}.mode", part.get("mode"), _MODES))
         elif part["mode"] not in ("all", "one") and not str(part.get("value") or "").isdecimal():
             causes.append(required(f"{path}.value", f"mode {part['mode']} needs a whole number"))
-        if not part.get("selector"):
-            causes.append(required(f"{path}.selector", "an empty selector would select every pod"))
+        if part.get("selector") is None:
+            causes.append(required(f"{path}.selector"))
     if spec["direction"] not in ("to", "from", "both"):
         causes.append(unsupported("spec.direction", spec["direction"], ("to", "from", "both")))
     elif spec["direction"] != "to" and not spec.get("target"):

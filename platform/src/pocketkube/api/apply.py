@@ -38,7 +38,8 @@ def apply(live: Object | None, wanted: Object, manager: str, force: bool) -> Obj
     unchanged = mine is not None and mine["fieldsV1"] == owned
     entry = {"manager": manager, "operation": "Apply", "apiVersion": wanted["apiVersion"],
              "time": mine["time"] if mine is not None and unchanged else now(), "fieldsType": "FieldsV1", "fieldsV1": owned}  # fmt: skip
-    merged["metadata"]["managedFields"] = [e for e in entries if e is not mine] + [entry]
+    kept = [entry if e is mine else e for e in entries]
+    merged["metadata"]["managedFields"] = kept if mine is not None else [*kept, entry]
     return merged
 
 

@@ -45,7 +45,7 @@ class Call:
 
     def flag(self, name: str) -> bool:
         """A boolean of the query."""
-        return self.query.get(name) in ("true", "1")
+        return _true(self.query.get(name))
 
     def number(self, name: str) -> int | None:
         """A whole number of the query. Raises BadRequest."""
@@ -68,6 +68,11 @@ class Call:
             return json.loads(self.body) if self.body else {}
         except (ValueError, yaml.YAMLError) as error:
             raise BadRequest(f"the body is not {self.content_type or 'JSON'}: {error}") from None
+
+
+def _true(text: str | None) -> bool:
+    """As Go's strconv.ParseBool; the Python client writes True."""
+    return text in ("1", "t", "T", "true", "TRUE", "True")
 
 
 def parse(table: Table, method: str, path: str, query: bytes, headers: Mapping[str, str], body: bytes) -> Call:
@@ -108,7 +113,7 @@ def parse(table: Table, method: str, path: str, query: bytes, headers: Mapping[s
 def _verb(method: str, name: str | None, sub: str | None, query: Mapping[str, str]) -> str:
     if sub:
         return SUBVERB.get(method, method.lower())
-    if method == "GET" and query.get("watch") in ("true", "1"):
+    if method == "GET" and _true(query.get("watch")):
         return "watch"
     if method == "GET":
         return "get" if name else "list"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ class Listener(uvicorn.Server):
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await super().serve(sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections; those whose client does not answer TLS's goodbye are cut."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Nothing is captured."""
@@ -33,7 +43,9 @@ class Listener(uvicorn.Server):
 def listener(app: ASGIApp, identity: Identity, host: str = "127.0.0.1", port: int = 0) -> Listener:
     """A server for `app` with the cluster's certificate; host and port do not matter when it is given sockets."""
     return Listener(uvicorn.Config(
-        app, host=host, port=port, loop="none", http="httptools", ws="websockets-sansio", lifespan="off", access_log=False, log_config=None,
+        app, host=host, port=port,
+        loop="none", interface="asgi3", proxy_headers=False, http="httptools",
+        ws="websockets-sansio", lifespan="off", access_log=False, log_config=None,
         ssl_certfile=str(identity.certificate), ssl_keyfile=str(identity.key), timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=1,
         server_header=False, date_header=False, ws_max_size=4 * 1024 * 1024,
     ))  # fmt: skip

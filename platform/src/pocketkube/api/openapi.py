@@ -29,7 +29,7 @@ _PATCHES = ("application/json-patch+json", "application/merge-patch+json", "appl
 
 
 def documents(table: Table) -> dict[str, Reply]:
-    """/openapi/v3 and one document for each group version, by path."""
+    """/openapi/v3 and one document for each group version, by path; version 2, which kubectl asks for kinds that are not in 3, is empty."""
     found: dict[str, Reply] = {}
     index: dict[str, Any] = {}
     for group, version in table.group_versions():
@@ -39,6 +39,9 @@ def documents(table: Table) -> dict[str, Reply]:
         digest = hashlib.sha256(document).hexdigest()[:32]
         index[name] = {"serverRelativeURL": f"/openapi/v3/{name}?hash={digest}"}
     found["/openapi/v3"] = reply({"paths": index})
+    found["/openapi/v2"] = Reply(
+        b"", content_type="application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+    )  # an empty document
     return found
 
 

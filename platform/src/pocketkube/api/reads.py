@@ -99,14 +99,14 @@ def watch(store: Store, call: Call) -> Answer:
     """A stream of changes, one JSON object a line. Raises Expired, BadRequest."""
     chosen = selection(call)
     since = call.query.get("resourceVersion") or "0"
-    initial = call.query.get("sendInitialEvents") in ("true", "1")
+    initial = call.flag("sendInitialEvents")
     first: list[Object] = []
     if since == "0" or initial:
         first, since = items(store, call), store.version
     subscription = store.subscribe(call.resource.stored, call.namespace, since)
     lasts = call.number("timeoutSeconds") or WATCH_S_MIN + secrets.randbelow(WATCH_S_MAX - WATCH_S_MIN)
     shown: Encode = _TableEvents(call) if call.wants_table else _plain(call.resource)
-    bookmarks = call.query.get("allowWatchBookmarks") in ("true", "1")
+    bookmarks = call.flag("allowWatchBookmarks")
     chunks = _watch(store, call.resource, subscription, chosen, first, shown, lasts, bookmarks, initial)
     return Stream(chunks, content_type=TABLE + ";stream=watch" if call.wants_table else "application/json;stream=watch")
 

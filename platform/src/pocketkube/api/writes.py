@@ -22,6 +22,14 @@ OWNERS = frozenset(
 )  # kinds whose dependents the garbage collector waits for
 RETURNED = frozenset({"pods", "services", "serviceaccounts"})  # kinds whose delete answers with the object, as upstream
 KEEP_STATUS = frozenset({"nodes"})  # a kubelet registers its node with its status
+# A status is never absent in Kubernetes' own types, nor are these counts; clients rely on that.
+_STATUS: dict[str, dict[str, int]] = {
+    "poddisruptionbudgets": dict.fromkeys(
+        ("currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"), 0
+    ),
+    "replicasets": {"replicas": 0},
+    "statefulsets": {"replicas": 0, "availableReplicas": 0},
+}
 _SYSTEM = (
     "uid",
     "creationTimestamp",
@@ -55,6 +63,8 @@ class Writer:
             meta.pop(name, None)
         if "status" in resource.subresources and resource.plural not in KEEP_STATUS:
             obj.pop("status", None)
+            if not resource.custom:
+                obj["status"] = dict(_STATUS.get(resource.plural, {}))
         if call.namespace:
             inside = self.admission.require_namespace(call.namespace)
             if inside["metadata"].get("deletionTimestamp"):
@@ -115,7 +125,7 @@ class Writer:
                     f'{call.resource.plural} "{call.name}" not found', {"name": call.name, "kind": call.resource.plural}
                 )
             wanted = {k: v for k, v in wanted.items() if k in ("apiVersion", "kind", "metadata", "status")}
-        obj = apply.apply(old, wanted, call.query["fieldManager"], call.query.get("force") in ("true", "1"))
+        obj = apply.apply(old, wanted, call.query["fieldManager"], call.flag("force"))
         if old is not None:
             return self._replace(call, obj, old, force=True)
         made, warnings = self._create(call, obj)
@@ -294,9 +304,7 @@ class DeleteOptions:
         if grace_s is not None and (not isinstance(grace_s, int) or grace_s < 0):
             raise BadRequest(f"gracePeriodSeconds: Invalid value: {grace_s}: must be greater than or equal to 0")
         policy = body.get("propagationPolicy") or call.query.get("propagationPolicy") or None
-        orphan = body.get(
-            "orphanDependents", {"true": True, "false": False}.get(call.query.get("orphanDependents", ""))
-        )
+        orphan = body.get("orphanDependents", True if call.flag("orphanDependents") else None)
         if orphan is not None:
             policy = "Orphan" if orphan else policy
         if policy not in (None, "Foreground", "Background", "Orphan"):

@@ -134,7 +134,8 @@ TARGET = {"mode": "all", "selector": {"labelSelectors": {"app": "orders"}}}
         ("NetworkChaos", make("NetworkChaos", {**CHAOS, "mode": "fixed"}), ["spec.value"]),
         ("NetworkChaos", make("NetworkChaos", {**CHAOS, "action": "loss"}), ["spec.loss"]),
         ("NetworkChaos", make("NetworkChaos", {**CHAOS, "action": "loss", "loss": {"loss": "101"}}), ["spec.loss.loss"]),
-        ("NetworkChaos", make("NetworkChaos", {**CHAOS, "selector": {}}), ["spec.selector"]),
+        ("NetworkChaos", make("NetworkChaos", {**CHAOS, "selector": {}}), []),
+        ("NetworkChaos", make("NetworkChaos", {**CHAOS, "selector": None}), ["spec.selector"]),
         ("ConfigMap", {"metadata": {"name": "Upper"}}, ["metadata.name"]),
         ("ConfigMap", {"metadata": {}}, ["metadata.name"]),
         ("ConfigMap", {"metadata": {"name": "a", "labels": {"a b": "c", "x": "-"}}}, ["metadata.labels", "metadata.labels"]),
@@ -234,7 +235,8 @@ def test_each_kind_that_is_served_has_a_shape() -> None:
 
 BASIC: dict[str, st.SearchStrategy[Any]] = {
     "string": st.sampled_from(["", "a", "A b", "TCP", "http", "RollingUpdate", "Recreate", "delay", "all", "300ms", "10%", "None"]),
-    "int": st.sampled_from([-1, 0, 1, 80, 70000]), "bool": st.booleans(), "number": st.floats(0, 1), "time": st.just("2026-01-01T00:00:00Z"),
+    "int": st.sampled_from([-1, 0, 1, 80, 70000]), "bool": st.booleans(), "number": st.floats(0, 1),
+    "time": st.just("2026-01-01T00:00:00Z"),
     "intstr": st.sampled_from([0, 80, "25%", "http", "many", -1]), "quantity": st.sampled_from(["1", "100m", "x", 5]),
     "any": st.sampled_from([{}, [], {"a": 1}, "x"]),
 }  # fmt: skip

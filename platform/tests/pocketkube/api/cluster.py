@@ -18,10 +18,13 @@ from typing import Any
 import httpx
 
 from pocketkube import certificates
+from pocketkube.api.call import parse
 from pocketkube.api.listener import listener
+from pocketkube.api.resources import Table, load
 from pocketkube.api.runtime import ExecSession, Reader, Writer
 from pocketkube.api.server import Api, application
-from pocketkube.errors import BadRequest
+from pocketkube.api.wire import Receive, Scope, Send
+from pocketkube.errors import ApiError, BadRequest
 from pocketkube.storage import Object, Store, clone
 
 KUBECTL = Path(sys.executable).with_name("kubectl")
@@ -105,6 +108,8 @@ class Cluster:
         self.kubeconfig = folder / "kubeconfig"
         self._loop = asyncio.new_event_loop()
         self._next_ip = 0
+        self._table = Table(load())
+        self.seen: set[tuple[str, str]] = set()  # (verb, resource) of each request that the table has
         self.app: Api
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -125,11 +130,22 @@ class Cluster:
         )
         assert isinstance(app, Api)
         self.app = app
-        self._server = listener(app, self.identity)
+        self._server = listener(self._recording, self.identity)
         self._loop.call_soon(self._started.set)
         self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    async def _recording(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, with a note of which verbs are used."""
+        if scope["type"] in ("http", "websocket"):
+            path = scope["raw_path"].decode().partition("?")[0]
+            with contextlib.suppress(ApiError):
+                call = parse(self._table, scope.get("method", "GET"), path, scope["query_string"], {}, b"")
+                self.seen.add(
+                    (call.verb, call.resource.qualified + (f"/{call.subresource}" if call.subresource else ""))
+                )
+        await self.app(scope, receive, send)
 
     def _allocate(self, service: Object) -> str:
         self._next_ip += 1

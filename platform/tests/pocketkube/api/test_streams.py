@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
 import ssl
 import threading
@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from tests.pocketkube.api.cluster import Cluster, pod, until
 
@@ -51,79 +52,74 @@ def test_logs_that_are_not_there_are_an_error(api: Cluster) -> None:
     assert "is waiting to start: ErrImagePull" in api.request("GET", f"{PODS}/starting/log").json()["message"]
 
 
-@contextlib.contextmanager
-def executing(
-    api: Cluster, *command: str, protocol: str = "v5.channel.k8s.io", more: str = "", name: str = "web"
-) -> Iterator[ClientConnection]:
+def dial(
+    api: Cluster, *command: str, protocol: str = "v5.channel.k8s.io", more: str = "", name: str = "web", token: str = ""
+) -> connect:
+    """The connection of one exec, to be entered."""
     query = "&".join([*(f"command={quote(c)}" for c in command), "stdout=true", "stderr=true", more])
     trust = ssl.create_default_context(cafile=str(api.identity.ca))
-    with connect(f"{api.url.replace('https', 'wss')}{PODS}/{name}/exec?{query}", ssl=trust, subprotocols=[protocol],  # type: ignore[list-item]
-                 additional_headers={"authorization": f"Bearer {api.identity.token}"}) as socket:  # fmt: skip
-        yield socket
+    headers = {"authorization": f"Bearer {token or api.identity.token}"}
+    return connect(f"{api.url.replace('https', 'wss')}{PODS}/{name}/exec?{query}", ssl=trust, subprotocols=[Subprotocol(protocol)],
+                   additional_headers=headers)  # fmt: skip
 
 
-def read(socket: ClientConnection) -> dict[int, bytes]:
-    channels: dict[int, bytes] = {}
-    for message in socket:
-        data = message if isinstance(message, bytes) else message.encode()
-        channels[data[0]] = channels.get(data[0], b"") + data[1:]
-    return channels
+def executed(api: Cluster, *command: str, sent: tuple[bytes | str, ...] = (), **how: str) -> dict[int, bytes]:
+    """All that comes back, by channel."""
+
+    async def run() -> dict[int, bytes]:
+        channels: dict[int, bytes] = {}
+        async with asyncio.timeout(10), dial(api, *command, **how) as connection:
+            for message in sent:
+                await connection.send(message)
+            async for answer in connection:
+                data = answer if isinstance(answer, bytes) else answer.encode()
+                channels[data[0]] = channels.get(data[0], b"") + data[1:]
+        return channels
+
+    return asyncio.run(run())
+
+
+def refused(api: Cluster, *command: str, **how: str) -> tuple[int, str]:
+    """Status code and kind of the answer to an exec that is refused."""
+    with pytest.raises(InvalidStatus) as told:
+        executed(api, *command, **how)
+    return told.value.response.status_code, json.loads(told.value.response.body or b"{}").get("kind", "")
 
 
 def test_exec_keeps_streams_apart_and_tells_the_exit_code(api: Cluster) -> None:
-    with executing(api, "sh", "-c", "echo out; echo err >&2; exit 3") as socket:
-        channels = read(socket)
+    channels = executed(api, "sh", "-c", "echo out; echo err >&2; exit 3")
     assert (channels[1], channels[2]) == (b"out\n", b"err\n")
     status = json.loads(channels[3])
     assert (status["reason"], status["details"]["causes"]) == (
         "NonZeroExitCode",
         [{"reason": "ExitCode", "message": "3"}],
     )
-    with executing(api, "true", protocol="v4.channel.k8s.io") as socket:
-        assert json.loads(read(socket)[3])["status"] == "Success"
+    assert json.loads(executed(api, "true", protocol="v4.channel.k8s.io")[3])["status"] == "Success"
 
 
 def test_exec_reads_what_the_client_sends_until_it_closes(api: Cluster) -> None:
-    with executing(api, "cat", more="stdin=true") as socket:
-        socket.send(b"\x00hello ")
-        socket.send("\x00world")
-        socket.send(b'\x04{"Width":80,"Height":24}')
-        socket.send(b"\xff\x00")
-        assert read(socket)[1] == b"hello world"
+    sent = (b"\x00hello ", "\x00world", b'\x04{"Width":80,"Height":24}', b"\x04nonsense", b"\xff\x00")
+    assert executed(api, "cat", sent=sent, more="stdin=true")[1] == b"hello world"
     assert api.nodes.sessions[-1].sizes == [(80, 24)]
 
 
 def test_a_client_that_leaves_ends_its_program(api: Cluster) -> None:
-    with executing(api, "sleep", "60"):
-        session = until(lambda: api.nodes.sessions and api.nodes.sessions[-1], "the program to start")
+    before = len(api.nodes.sessions)
+
+    async def run() -> None:
+        async with asyncio.timeout(10), dial(api, "sleep", "60"):
+            pass
+
+    asyncio.run(run())
+    session = until(lambda: api.nodes.sessions[before:], "the program to start")[0]
     until(lambda: session._process.returncode is not None, "the program to end")
 
 
-@pytest.mark.parametrize(
-    ("name", "command", "protocol", "code"),
-    [
-        ("nobody", ["true"], "v5.channel.k8s.io", 404),
-        ("web", [], "v5.channel.k8s.io", 400),
-        ("web", ["true"], "v1.channel.k8s.io", 400),
-    ],
-)
-def test_exec_is_refused_before_it_begins(
-    api: Cluster, name: str, command: list[str], protocol: str, code: int
-) -> None:
-    with pytest.raises(InvalidStatus) as refused, executing(api, *command, name=name, protocol=protocol):
-        pass
-    assert refused.value.response.status_code == code
-    assert json.loads(refused.value.response.body or b"")["kind"] == "Status"
-
-
-def test_exec_needs_the_token_and_a_websocket(api: Cluster) -> None:
-    trust = ssl.create_default_context(cafile=str(api.identity.ca))
-    with (
-        pytest.raises(InvalidStatus) as refused,
-        connect(f"{api.url.replace('https', 'wss')}{PODS}/web/exec?command=true", ssl=trust),
-    ):
-        pass
-    assert refused.value.response.status_code == 401
+def test_exec_is_refused_before_it_begins(api: Cluster) -> None:
+    assert refused(api, "true", name="nobody") == (404, "Status")
+    assert refused(api) == (400, "Status")
+    assert refused(api, "true", protocol="v1.channel.k8s.io") == (400, "Status")
+    assert refused(api, "true", token="wrong") == (401, "Status")
     assert api.request("POST", f"{PODS}/web/exec?command=true").status_code == 400
 
 
