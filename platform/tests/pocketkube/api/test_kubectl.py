@@ -187,8 +187,14 @@ def test_logs_and_exec(shop: Cluster) -> None:
 def test_drain_waits_for_the_budget(shop: Cluster) -> None:
     running(shop)
     budget(shop, 0)
-    refused = shop.kubectl("drain", "body", "--force", "--timeout=1s", code=1)
-    assert "Cannot evict pod as it would violate the pod's disruption budget." in refused
+    draining = subprocess.Popen([KUBECTL, "--kubeconfig", str(shop.kubeconfig), "drain", "body", "--force"],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    assert draining.stdout is not None
+    refusal = "Cannot evict pod as it would violate the pod's disruption budget."
+    assert next(line for line in draining.stdout if refusal in line)
+    draining.kill()
+    draining.wait()
+    draining.stdout.close()
     assert "SchedulingDisabled" in shop.kubectl("get", "nodes")
     budget(shop, 2)
 
