@@ -83,7 +83,7 @@ class Database:
 
     async def _answers(self) -> bool:
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection(timeout=READY_S) as connection:
                 if not self._migrated:
                     await migrate(connection)
                     self._migrated = True
