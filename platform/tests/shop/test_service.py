@@ -129,8 +129,10 @@ def test_one_trace_over_all_hops_and_the_outbox(town: Town, customer: Customer, 
     order_id = answer.json()["order_id"]
 
     # Each service sends its spans for itself, some time after it has ended them.
-    wanted = {("payments", "POST /charges"), ("shipping", "POST /shipments"), ("orders", "outbox ship"), ("cart", "GET /carts/{cart_id}"),
-              ("orders", "POST /checkout"), ("storefront", "POST /checkout"), ("storefront", "POST orders"), ("orders", "POST shipping")}  # fmt: skip
+    wanted = {
+        ("payments", "POST /charges"), ("shipping", "POST /shipments"), ("orders", "outbox ship"), ("cart", "GET /carts/{cart_id}"),
+        ("orders", "POST /checkout"), ("storefront", "POST /checkout"), ("storefront", "POST orders"), ("orders", "POST shipping"),
+    }  # fmt: skip
 
     def names() -> set[tuple[str, str]]:
         return {(s.resource["service.name"], s.name) for s in town.collector.of(trace)}
