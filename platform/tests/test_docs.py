@@ -17,13 +17,16 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from aftershock import actions, experiment, faults, preflight, probes, pytest_plugin
+from aftershock import actions, demo, experiment, faults, preflight, probes, pytest_plugin, session
 from aftershock import cli as aftershock_cli
 from aftershock.errors import BadInput
 from aftershock.evidence import RULES
 from aftershock.experiment import Slo
-from aftershock.slo import Measurement
+from aftershock.load import plan
+from aftershock.observe import watch
+from aftershock.slo import MIN_ITERATIONS, Measurement
 from aftershock.verdict import (
+    LATE_RATIO_MAX,
     ActivityResult,
     Fault,
     Finding,
@@ -34,8 +37,9 @@ from aftershock.verdict import (
     Outcome,
     judge,
 )
+from pocketkube import addresses, clusters, flow, images, kubelet
 from pocketkube import cli as pocketkube_cli
-from pocketkube import images
+from shop import peer
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCES = PROJECT / "platform/src"
@@ -540,6 +544,29 @@ def test_exit_codes_are_those_of_the_code() -> None:
     for outcome in Outcome:
         assert rows[str(outcome.exit_code)] == outcome.value
     assert {str(aftershock_cli.BAD_INPUT), str(aftershock_cli.CRASH), str(aftershock_cli.INTERRUPTED)} <= set(rows)
+
+
+def test_figures_are_those_of_the_code() -> None:
+    weaknesses = len(list((PROJECT / "gitops/apps/weak").glob("*/kustomization.yaml")))
+    said = {
+        "docs/verdicts.md": (
+            f"at least {1 - LATE_RATIO_MAX:.0%} of the scheduled arrivals".replace("%", " %"), f"within {plan.ON_TIME_S:g} s of their time",
+            f"blind for longer than {watch.GAP_S:g} s, or no answer for longer than {watch.SILENT_S:g} s",
+            f"until {MIN_ITERATIONS} journeys in a row", f"up to {session.SETTLE_S:g} s to finish",
+        ),
+        "docs/experiments.md": (f"fewer than {MIN_ITERATIONS} journeys", f"after {plan.TIMEOUT_S:g} s", f"up after {peer.IMPATIENT_S:g} s"),
+        "docs/pocketkube.md": (
+            f"{len(addresses.PODS)} pods and 254 Services a cluster, {kubelet.PODS_MOST} pods a node", f"({flow.RTO_S * 1000:g} ms, doubled",
+            "four nodes: " + ", ".join(clusters.NODES),
+        ),
+        "docs/security.md": (f"port {' or '.join(map(str, addresses.API_PORTS))}, A between {addresses.FIRST} and {addresses.LAST}",),
+        "CHANGELOG.md": (f"and {weaknesses} weaknesses",),
+        "README.md": (f"runs {('zero', 'one', 'two', 'three', 'four', 'five')[len(demo.ACTS)]} experiments",),
+    }  # fmt: skip
+    for name, sentences in said.items():
+        text = " ".join((PROJECT / name).read_text(encoding="utf-8").split())
+        for sentence in sentences:
+            assert sentence in text, f"{name}: {sentence}"
 
 
 # ---- docs/pocketkube.md
