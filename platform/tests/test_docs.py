@@ -556,7 +556,8 @@ def test_figures_are_those_of_the_code() -> None:
         ),
         "docs/experiments.md": (f"fewer than {MIN_ITERATIONS} journeys", f"after {plan.TIMEOUT_S:g} s", f"up after {peer.IMPATIENT_S:g} s"),
         "docs/pocketkube.md": (
-            f"{len(addresses.PODS)} pods and 254 Services a cluster, {kubelet.PODS_MOST} pods a node", f"({flow.RTO_S * 1000:g} ms, doubled",
+            f"{len(addresses.PODS)} pods and 254 Services a cluster, {kubelet.PODS_MOST} pods a node",
+            f"({flow.RTO_S * 1000:g} ms, doubled",
             "four nodes: " + ", ".join(clusters.NODES),
         ),
         "docs/security.md": (f"port {' or '.join(map(str, addresses.API_PORTS))}, A between {addresses.FIRST} and {addresses.LAST}",),
