@@ -24,6 +24,7 @@ from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound
 
 Configuration = Mapping[str, Any] | None
 Json = dict[str, Any]
+RUN_ID = "AFTERSHOCK_RUN_ID"  # set by our control, so that a fault has the name by which its inverse finds it
 OWNER = {"app.kubernetes.io/managed-by": "aftershock"}
 _RETRY_S = 0.25
 _POLL_S = 0.1
@@ -258,8 +259,8 @@ def _selector(ns: str, text: str) -> Json:
 
 
 def _inject(cluster: Cluster, ns: str, action: str, spec: Json, configuration: Configuration) -> Json:
-    run_id = str((configuration or {}).get("aftershock_run_id") or "")
-    if not run_id:  # a plain `chaos run`: the same fault has the same name
+    run_id = str((configuration or {}).get("aftershock_run_id") or os.environ.get(RUN_ID) or "")
+    if not run_id:  # a plain `chaos run` without our control: the same fault has the same name
         run_id = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
     name = faults.network_fault_name(run_id, action)
     collection = f"{faults.CHAOS_MESH}/namespaces/{ns}/networkchaos"

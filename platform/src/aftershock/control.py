@@ -10,6 +10,8 @@ Chaos Toolkit's own journal go to `reports/<title>/<run>/`. There is no verdict:
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aftershock import activities, evidence, faults, lease, processes, settings
-from aftershock.actions import cluster_of
+from aftershock.actions import RUN_ID, cluster_of
 from aftershock.activities import ActivityRun, Phase
 from aftershock.errors import AftershockError
 from aftershock.events import EventLog, now_us
@@ -33,6 +35,7 @@ NO_LOAD = {"offered": False, "scheduled": 0, "started_on_time": 0, "late_max_us"
            "error": "chaos run offers no load"}  # fmt: skip
 
 Json = dict[str, Any]
+_LOGGER = logging.getLogger("chaostoolkit")
 
 
 class Keeper:
@@ -59,6 +62,8 @@ class Keeper:
         processes.sweep()
         processes.begin(self.run_id)
         self._stack.callback(processes.finish)
+        os.environ[RUN_ID] = self.run_id
+        self._stack.callback(os.environ.pop, RUN_ID, None)
         self.cluster = cluster_of(self.configuration, next(iter(self.secrets.values()), None))
         self.journal = self._stack.enter_context(UndoJournal.of(configured))
         if left := self.journal.pending(self.cluster.identity.fingerprint):
@@ -128,7 +133,7 @@ _keeper: Keeper | None = None
 
 def before_experiment_control(
     context: Json, configuration: Mapping[str, Any] | None = None, secrets: Mapping[str, Any] | None = None,
-    namespaces: Sequence[str] = (), reports: str = "reports",
+    namespaces: Sequence[str] = (), reports: str = "reports", **_: Any,
 ) -> None:  # fmt: skip
     """Start the journal, the watchdog and the watch; without them the experiment does not begin."""
     global _keeper
@@ -136,50 +141,58 @@ def before_experiment_control(
         raise activities.interruption("aftershock.control needs the argument namespaces: a list of those to watch")
     try:
         _keeper = Keeper(context, configuration or {}, secrets or {}, namespaces, Path(reports))
-    except AftershockError as error:
-        raise activities.interruption(f"aftershock: {error}{f' (hint: {error.hint})' if error.hint else ''}") from error
+    except Exception as error:  # whatever it is, Chaos Toolkit would swallow it and go on without us
+        raise _stop(error) from error
 
 
-def before_method_control(context: Json) -> None:
+def before_method_control(context: Json, **_: Any) -> None:
     """The faults begin."""
     _enter("method")
 
 
-def after_method_control(context: Json, state: Any = None) -> None:
+def after_method_control(context: Json, **_: Any) -> None:
     """The faults are in place."""
     _enter("after")
 
 
-def before_rollback_control(context: Json) -> None:
+def before_rollback_control(context: Json, **_: Any) -> None:
     """The file's own rollbacks begin."""
     _enter("rollback")
 
 
-def before_activity_control(context: Json) -> None:
+def before_activity_control(context: Json, **_: Any) -> None:
     """Write an action's inverse to disk before it; an action that nothing takes back stops the experiment."""
     if _keeper is None:
         return
     try:
         _keeper.before(context)
-    except AftershockError as error:
-        raise activities.interruption(f"aftershock: {error}") from error
+    except Exception as error:  # Chaos Toolkit would swallow it, and go on to inject what nothing can undo
+        raise _stop(error) from error
 
 
-def after_activity_control(context: Json, state: Any = None) -> None:
+def after_activity_control(context: Json, state: Any = None, **_: Any) -> None:
     """Keep what became of it."""
     if _keeper is not None and isinstance(state, dict):
         _keeper.after(state)
 
 
-def after_experiment_control(context: Json, state: Any = None) -> None:
+def after_experiment_control(context: Json, state: Any = None, **_: Any) -> None:
     """Undo what is left and store the evidence."""
     global _keeper
     if _keeper is None:
         return
     keeper, _keeper = _keeper, None
-    keeper.finish(state if isinstance(state, dict) else None)
+    try:
+        keeper.finish(state if isinstance(state, dict) else None)
+    except Exception as error:  # as above: say it, since nobody else will
+        _LOGGER.error(f"aftershock: {error}", exc_info=True)
 
 
 def _enter(phase: str) -> None:
     if _keeper is not None:
         _keeper.phase = phase
+
+
+def _stop(error: Exception) -> Exception:
+    hint = getattr(error, "hint", None)
+    return activities.interruption(f"aftershock: {error}{f' (hint: {hint})' if hint else ''}")
