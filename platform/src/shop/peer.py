@@ -7,6 +7,7 @@ Backoff with full jitter after M. Brooker, "Exponential Backoff and Jitter" (201
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Mapping
@@ -29,9 +30,10 @@ RETRIED_STATUS = frozenset({502, 503, 504})
 
 @dataclass(frozen=True)
 class Answer:
-    """What a peer said; `body` is parsed JSON or None."""
+    """What a peer said; `body` is parsed JSON, or None if the caller only passes `content` on."""
 
     status: int
+    content: bytes
     body: Any
 
 
@@ -62,6 +64,7 @@ class Peers:
     async def call(
         self, peer: str, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None,
         parent: Span | None = None, timeout_s: float = 0.6, deadline_s: float = 1.6, retry_status: bool = True, tries: int = TRIES,
+        parse: bool = True,
     ) -> Answer:  # fmt: skip
         """Ask a peer, again where that is safe: every call of this shop is idempotent.
 
@@ -79,7 +82,7 @@ class Peers:
                 break
             try:
                 limit = None if self._no_timeout else min(timeout_s, left, self._patience_s)
-                answer = await self._once(peer, method, path, body, headers, parent, limit)
+                answer = await self._once(peer, method, path, body, headers, parent, limit, parse)
             except PeerRefused as error:
                 last = error
                 continue
@@ -100,7 +103,7 @@ class Peers:
 
     async def _once(
         self, peer: str, method: str, path: str, body: Any, headers: Mapping[str, str] | None, parent: Span | None,
-        timeout_s: float | None,
+        timeout_s: float | None, parse: bool,
     ) -> Answer:  # fmt: skip
         assert self._session is not None, "open() first"
         span = self._tracer.start_span(
@@ -113,13 +116,14 @@ class Peers:
                 headers={**(headers or {}), "traceparent": traceparent(span)},
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:  # fmt: skip
-                parsed = await response.json(content_type=None)
+                content = await response.read()
+                parsed = json.loads(content) if parse and content else None
                 span.set_attribute("http.response.status_code", response.status)
                 if response.status >= 500:
                     fail(span, str(response.status))
                 else:
                     outcome = "ok"
-                return Answer(response.status, parsed)
+                return Answer(response.status, content, parsed)
         except aiohttp.ClientConnectorError as error:
             outcome = "refused"
             fail(span, "connection_refused")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from shop.errors import PeerError, Problem
 from shop.model import Checkout, Key, NewCart, NewQuantity, Sku
@@ -24,14 +24,14 @@ def routes(service: Service) -> APIRouter:
         try:
             answer = await service.peers.call(
                 peer, request.method, path, body=body, headers={"Idempotency-Key": key} if key else None,
-                parent=span_of(request), timeout_s=ANSWER_S, deadline_s=ANSWER_S, retry_status=peer != "orders",
+                parent=span_of(request), timeout_s=ANSWER_S, deadline_s=ANSWER_S, retry_status=peer != "orders", parse=False,
             )  # fmt: skip
         except PeerError as error:
             raise Problem(503, f"{peer} away", str(error), retry_after_s=1) from None
         problem = answer.status >= 400
         headers = {"Retry-After": "1"} if answer.status == 503 else None
-        return JSONResponse(answer.body, answer.status, headers,
-                            media_type="application/problem+json" if problem else "application/json")  # fmt: skip
+        kind = "application/problem+json" if problem else "application/json"
+        return Response(answer.content, answer.status, headers, media_type=kind)
 
     @router.get("/products")
     async def products(request: Request) -> Response:
