@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from aftershock import faults, settings
+from aftershock import faults, settings, targets
 from aftershock.cluster import Cluster
 from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound, Refused
 
@@ -81,8 +81,8 @@ def drain_node(
                     content_type="application/strategic-merge-patch+json")  # fmt: skip
     path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
     there = cluster.list(path, pod_selector, f"spec.nodeName={name}")
-    skipped = [{"pod": _name(p), "why": why} for p in there if (why := faults.stays(p))]
-    left = {p["metadata"]["uid"]: p for p in there if not faults.stays(p)}
+    skipped = [{"pod": _name(p), "why": why} for p in there if (why := targets.stays(p))]
+    left = {p["metadata"]["uid"]: p for p in there if not targets.stays(p)}
     evicted: list[str] = []
     blocked: dict[str, str] = {}
     waiting = dict(left)  # not yet accepted
@@ -160,7 +160,7 @@ def delete_pods(
 ) -> list[str]:  # fmt: skip
     """Delete exactly these pods; one that is gone or was replaced is an error, since then the wrong thing was aimed at."""
     cluster = cluster_of(configuration, secrets)
-    by_uid = {p["metadata"]["uid"]: p["metadata"]["name"] for p in faults.pods(cluster, ns)}
+    by_uid = {p["metadata"]["uid"]: p["metadata"]["name"] for p in targets.pods(cluster, ns)}
     if missing := sorted(set(uids) - set(by_uid)):
         raise NotFound(f"no pods with uid {', '.join(missing)} in {ns}")
     for uid in uids:

@@ -1,43 +1,27 @@
 """What is known of each action: whom it hits, what takes it back, what it needs to be allowed.
 
 `KNOWN` maps `module.func` to one entry. Targets are computed from the same selectors as the action itself uses. Adding a fault is adding an
-entry here (and a rule in `evidence.py`, without which it is never seen as more than accepted).
+entry here (and a rule in `proofs.py`, without which it is never seen as more than accepted).
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from aftershock import undo
-from aftershock.errors import BadInput, NotFound
+from aftershock import targets, undo
+from aftershock.errors import BadInput
 from aftershock.experiment import Activity
+from aftershock.targets import Aim, Arguments
 from aftershock.undo import Inverse
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
     from aftershock.undo import UndoJournal
 
-Json = dict[str, Any]
-Arguments = Mapping[str, Any]
-MIRROR = "kubernetes.io/config.mirror"
 CHAOS_MESH = "/apis/chaos-mesh.org/v1alpha1"
-_GROUPS = {"deployments": "apps", "statefulsets": "apps", "replicasets": "apps"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """One object that a fault may hit, as in `evidence.json`."""
-
-    kind: str
-    namespace: str | None
-    name: str
-    uid: str | None
-    node: str | None
-    service: str | None
 
 
 @dataclass(frozen=True)
@@ -54,18 +38,6 @@ class Need:
         resource = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
         group = f".{self.group}" if self.group else ""
         return f"{self.verb} {resource}{group}{f' in {self.namespace}' if self.namespace else ''}"
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What an action would hit now: `count` of `targets`, all of them unless it picks."""
-
-    targets: tuple[Target, ...]
-    count: int
-    pods: int = 0  # how many pods it takes away or disturbs
-    nodes: int = 0
-    namespaces: frozenset[str] = frozenset()
-    asked: Mapping[str, Any] = field(default_factory=dict)  # figures that evidence must find again
 
 
 @dataclass(frozen=True)
@@ -112,7 +84,7 @@ def plan(activity: Activity, cluster: Cluster, fault_id: str, run_id: str, *, ro
     """
     kind = kind_of(activity)
     try:
-        aim = kind.aim(cluster, activity.arguments) if kind else declared(cluster, activity.arguments)
+        aim = kind.aim(cluster, activity.arguments) if kind else targets.declared(cluster, activity.arguments)
         inverses = tuple(inverse_of(activity, cluster, run_id))
     except (KeyError, ValueError, TypeError, re.error) as error:
         raise BadInput(f"arguments of {activity.target}: {type(error).__name__}: {error}") from None
@@ -131,22 +103,6 @@ def arm(planned: Planned, cluster: Cluster, journal: UndoJournal, run_id: str) -
         undo.nothing("only the file's rollbacks can undo this")
     ]
     return [journal.record(run_id, identity.fingerprint, planned.action, i, identity.context) for i in inverses]
-
-
-def declared(cluster: Cluster, args: Arguments) -> Aim:
-    """Targets of an action of somebody else's, by the words that such actions use; none if it has none of them."""
-    ns, selector, pattern = (
-        args.get("ns") or args.get("namespace"),
-        args.get("label_selector"),
-        args.get("name_pattern"),
-    )
-    if ns and (selector or pattern):
-        found = pods(cluster, str(ns), selector, pattern)
-        return Aim(tuple(target_of(p, "Pod") for p in found), len(found), len(found), namespaces=frozenset({str(ns)}))
-    name = args.get("node_name") or args.get("node")
-    if name and (node := _get(cluster, f"/api/v1/nodes/{name}")):
-        return Aim((target_of(node, "Node"),), 1, nodes=1)
-    return Aim((), 0)
 
 
 def inverse_of(activity: Activity, cluster: Cluster, run_id: str) -> list[Inverse]:
@@ -184,83 +140,7 @@ def _need(verb: str, path: str) -> Need:
     return Need(verb, group, rest[0], namespace, rest[2] if len(rest) > 2 else "")
 
 
-# Reading the cluster
-
-
-def pods(cluster: Cluster, ns: str, label_selector: str | None = None, name_pattern: str | None = None) -> list[Json]:
-    """Pods of a namespace in the API's order."""
-    found = cluster.list(f"/api/v1/namespaces/{ns}/pods", label_selector=label_selector or None)
-    return [p for p in found if not name_pattern or re.search(name_pattern, p["metadata"]["name"])]
-
-
-def pods_on(cluster: Cluster, node: str, ns: str | None = None, selector: str | None = None) -> list[Json]:
-    """Pods on a node that a drain evicts: not finished, no mirror pod, not of a DaemonSet; of `ns` and `selector` only, if given."""
-    path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
-    return [p for p in cluster.list(path, selector, f"spec.nodeName={node}") if stays(p) is None]
-
-
-def stays(pod: Json) -> str | None:
-    """Why a drain leaves a pod where it is; None if it must go."""
-    meta = pod["metadata"]
-    if MIRROR in (meta.get("annotations") or {}):
-        return "mirror pod"
-    if any(o.get("kind") == "DaemonSet" and o.get("controller") for o in meta.get("ownerReferences") or []):
-        return "of a DaemonSet"
-    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-        return "finished"
-    return None
-
-
-def target_of(obj: Json, kind: str) -> Target:
-    """An object as a target."""
-    meta = obj["metadata"]
-    labels = meta.get("labels") or {}
-    service = meta["name"] if kind == "Service" else labels.get("app") or labels.get("app.kubernetes.io/name")
-    node = meta["name"] if kind == "Node" else (obj.get("spec") or {}).get("nodeName")
-    return Target(kind, meta.get("namespace"), meta["name"], meta.get("uid"), node, None if kind == "Node" else service)
-
-
-def _of_workload(cluster: Cluster, workload: Json) -> list[Json]:
-    labels = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
-    if not labels:
-        return []
-    selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    return pods(cluster, workload["metadata"]["namespace"], selector)
-
-
-def _get(cluster: Cluster, path: str) -> Json | None:
-    try:
-        return cluster.request("GET", path)
-    except NotFound:
-        return None
-
-
-def _apps(ns: str, plural: str) -> str:
-    return f"/apis/apps/v1/namespaces/{ns}/{plural}"
-
-
 # Pod kill
-
-
-def _terminate(cluster: Cluster, args: Arguments) -> Aim:
-    ns = args["ns"]
-    pool = pods(cluster, ns, args.get("label_selector"), args.get("name_pattern") or args.get("name"))
-    if uids := args.get("uids"):
-        pool = [p for p in pool if p["metadata"]["uid"] in uids]
-    if args.get("order") == "oldest":
-        pool.sort(key=lambda p: p["metadata"].get("creationTimestamp") or "")
-    qty = int(args.get("qty", 1))
-    if args.get("all") or args.get("uids"):
-        count = len(pool)
-    elif args.get("mode") == "percentage":
-        count = math.ceil(qty * len(pool) / 100)
-    else:
-        count = min(qty, len(pool))
-    if not args.get("rand"):
-        pool = pool[:count]
-    return Aim(
-        tuple(target_of(p, "Pod") for p in pool), count, pods=count, namespaces=frozenset({ns}), asked={"count": count}
-    )
 
 
 def _terminate_needs(args: Arguments) -> list[Need]:
@@ -270,35 +150,12 @@ def _terminate_needs(args: Arguments) -> list[Need]:
 # Nodes
 
 
-def _nodes(cluster: Cluster, args: Arguments) -> list[Json]:
-    if name := args.get("name"):
-        node = _get(cluster, f"/api/v1/nodes/{name}")
-        return [node] if node else []
-    return cluster.list("/api/v1/nodes", label_selector=args.get("label_selector"))
-
-
-def _cordon(cluster: Cluster, args: Arguments) -> Aim:
-    nodes = [target_of(n, "Node") for n in _nodes(cluster, args)]
-    return Aim(tuple(nodes), len(nodes), nodes=len(nodes))
-
-
-def _drain(cluster: Cluster, args: Arguments) -> Aim:
-    nodes = _nodes(cluster, args)
-    leaving = [
-        p for n in nodes for p in pods_on(cluster, n["metadata"]["name"], args.get("ns"), args.get("pod_selector"))
-    ]
-    targets = (*(target_of(n, "Node") for n in nodes), *(target_of(p, "Pod") for p in leaving))
-    count = min(len(nodes), int(args["count"])) if args.get("count") else len(nodes)
-    return Aim(targets if leaving else (), len(targets), pods=len(leaving), nodes=count,
-               namespaces=frozenset(p["metadata"]["namespace"] for p in leaving), asked={"pods": len(leaving)})  # fmt: skip
-
-
 def _schedulable(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
     """Uncordon the nodes that are not cordoned now: a node that somebody else cordoned stays so."""
     return [
         undo.restoration(f"/api/v1/nodes/{n['metadata']['name']}", n, {"spec": {"unschedulable": True}},
                          f"uncordon node {n['metadata']['name']}")
-        for n in _nodes(cluster, args) if not n.get("spec", {}).get("unschedulable")
+        for n in targets.nodes(cluster, args) if not n.get("spec", {}).get("unschedulable")
     ]  # fmt: skip
 
 
@@ -306,7 +163,7 @@ def _unschedulable(cluster: Cluster, args: Arguments, run_id: str) -> list[Inver
     return [
         undo.restoration(f"/api/v1/nodes/{n['metadata']['name']}", n, {"spec": {"unschedulable": False}},
                          f"cordon node {n['metadata']['name']} again")
-        for n in _nodes(cluster, args) if n.get("spec", {}).get("unschedulable")
+        for n in targets.nodes(cluster, args) if n.get("spec", {}).get("unschedulable")
     ]  # fmt: skip
 
 
@@ -322,60 +179,24 @@ def _drain_needs(args: Arguments) -> list[Need]:
 # Workloads
 
 
-def _named(cluster: Cluster, args: Arguments, plural: str) -> list[Json]:
-    ns = args["ns"]
-    if name := args.get("name"):
-        found = _get(cluster, f"{_path(ns, plural)}/{name}")
-        return [found] if found else []
-    if selector := args.get("label_selector"):
-        return cluster.list(_path(ns, plural), label_selector=selector)
-    return []  # chaosk8s would take every one of the namespace; nobody asks for that by leaving a word out
-
-
-def _path(ns: str, plural: str) -> str:
-    return _apps(ns, plural) if _GROUPS.get(plural) else f"/api/v1/namespaces/{ns}/{plural}"
-
-
-def _scale(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
-    def aim(cluster: Cluster, args: Arguments) -> Aim:
-        found = _named(cluster, args, plural)
-        before = sum(int(w["spec"].get("replicas", 1)) for w in found)
-        wanted = int(args["replicas"])
-        return Aim(tuple(target_of(w, kind) for w in found), len(found), pods=max(0, before - wanted * len(found)),
-                   namespaces=frozenset({args["ns"]}), asked={"replicas": wanted, "before": before})  # fmt: skip
-
-    return aim
-
-
 def _unscale(plural: str) -> Callable[[Cluster, Arguments, str], list[Inverse]]:
     def inverses(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
         return [
-            undo.restoration(f"{_path(args['ns'], plural)}/{w['metadata']['name']}", w,
+            undo.restoration(f"{targets.path_of(args['ns'], plural)}/{w['metadata']['name']}", w,
                              {"spec": {"replicas": int(args["replicas"])}},
                              f"scale {w['metadata']['name']} back to {w['spec'].get('replicas', 1)}")
-            for w in _named(cluster, args, plural)
+            for w in targets.named(cluster, args, plural)
         ]  # fmt: skip
 
     return inverses
 
 
-def _whole(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
-    def aim(cluster: Cluster, args: Arguments) -> Aim:
-        found = _named(cluster, args, plural)
-        behind = sum(len(_of_workload(cluster, w)) for w in found) if kind != "Service" else 0
-        return Aim(
-            tuple(target_of(w, kind) for w in found), len(found), pods=behind, namespaces=frozenset({args["ns"]})
-        )
-
-    return aim
-
-
 def _recreate(plural: str, api_version: str, kind: str) -> Callable[[Cluster, Arguments, str], list[Inverse]]:
     def inverses(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
         return [
-            undo.recreation(_path(args["ns"], plural), {"apiVersion": api_version, "kind": kind, **w},
+            undo.recreation(targets.path_of(args["ns"], plural), {"apiVersion": api_version, "kind": kind, **w},
                             f"create {kind} {w['metadata']['name']} again")
-            for w in _named(cluster, args, plural)
+            for w in targets.named(cluster, args, plural)
         ]  # fmt: skip
 
     return inverses
@@ -383,47 +204,13 @@ def _recreate(plural: str, api_version: str, kind: str) -> Callable[[Cluster, Ar
 
 def _workload_needs(plural: str, verb: str) -> Callable[[Arguments], list[Need]]:
     def needs(args: Arguments) -> list[Need]:
-        group = _GROUPS.get(plural, "")
+        group = targets.GROUPS.get(plural, "")
         return [Need("list", group, plural, args["ns"]), Need(verb, group, plural, args["ns"])]
 
     return needs
 
 
 # Network
-
-
-def _selected(cluster: Cluster, args: Arguments) -> list[Json]:
-    """The pods that a network or stress fault selects, by our arguments or by those of chaosk8s' wrappers."""
-    if "label_selector" in args:
-        return pods(cluster, args["ns"], args["label_selector"])
-    namespaces = args.get("namespaces_selectors") or args.get("ns", "default")
-    names = namespaces.split(",") if isinstance(namespaces, str) else list(namespaces)
-    labels = args.get("label_selectors") or ""
-    selector = labels if isinstance(labels, str) else ",".join(f"{k}={v}" for k, v in labels.items())
-    return [p for ns in names for p in pods(cluster, ns, selector)]
-
-
-def _network(cluster: Cluster, args: Arguments) -> Aim:
-    chosen = _selected(cluster, args)
-    count = (
-        min(1, len(chosen)) if args.get("mode", "all" if "label_selector" in args else "one") == "one" else len(chosen)
-    )
-    far = (
-        pods(cluster, args.get("target_ns") or args["ns"], args["target_selector"])
-        if args.get("target_selector")
-        else []
-    )
-    targets = tuple(target_of(p, "Pod") for p in chosen)
-    asked = {
-        key: args[key] for key in ("latency_ms", "jitter_ms", "loss_percent", "direction") if args.get(key) is not None
-    }
-    if str(args.get("latency", "")).endswith("ms"):
-        asked["latency_ms"] = float(str(args["latency"])[:-2])
-    asked["services"] = sorted({t.service for t in targets if t.service})
-    asked["far_services"] = sorted({s for p in far if (s := target_of(p, "Pod").service)})
-    if args.get("target_selector") and not far:
-        targets, count = (), 0  # nothing flows between something and nothing
-    return Aim(targets, count, pods=count, namespaces=frozenset(t.namespace or "" for t in targets), asked=asked)
 
 
 def _remove_ours(action: str) -> Callable[[Cluster, Arguments, str], list[Inverse]]:
@@ -454,31 +241,36 @@ def _none(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
     return []
 
 
-_KILL = Kind("pod-kill", _terminate, _none, _terminate_needs, "the pods' controller replaces them")
+_KILL = Kind("pod-kill", targets.of_kill, _none, _terminate_needs, "the pods' controller replaces them")
 _EXEC = Kind(
-    "pod-exec", _terminate, _none, lambda args: [Need("create", "", "pods", args["ns"], "exec")], undoable=False
+    "pod-exec", targets.of_kill, _none, lambda args: [Need("create", "", "pods", args["ns"], "exec")], undoable=False
 )
-_CORDON = Kind("node-cordon", _cordon, _schedulable, _cordon_needs)
-_DRAIN = Kind("node-drain", _drain, _schedulable, _drain_needs)
+_CORDON = Kind("node-cordon", targets.of_cordon, _schedulable, _cordon_needs)
+_DRAIN = Kind("node-drain", targets.of_drain, _schedulable, _drain_needs)
 
 
 def _scaling(plural: str, kind: str, action: Literal["deployment-scale", "statefulset-scale"]) -> Kind:
-    return Kind(action, _scale(plural, kind), _unscale(plural), _workload_needs(plural, "patch"))
+    return Kind(action, targets.of_scale(plural, kind), _unscale(plural), _workload_needs(plural, "patch"))
 
 
 def _deletion(plural: str, api_version: str, kind: str) -> Kind:
     needs = _workload_needs(plural, "delete")
-    return Kind(f"{kind.lower()}-delete", _whole(plural, kind), _recreate(plural, api_version, kind), needs)
+    return Kind(f"{kind.lower()}-delete", targets.of_whole(plural, kind), _recreate(plural, api_version, kind), needs)
 
 
 def _ours(action: str) -> Kind:
     return Kind(
-        action, _network, _remove_ours(action), _chaos_needs("networkchaos"), api=CHAOS_MESH, plural="networkchaos"
+        action,
+        targets.of_network,
+        _remove_ours(action),
+        _chaos_needs("networkchaos"),
+        api=CHAOS_MESH,
+        plural="networkchaos",
     )
 
 
 def _mesh(action: str, plural: str) -> Kind:
-    return Kind(action, _network, _remove_named(plural), _chaos_needs(plural), api=CHAOS_MESH, plural=plural)
+    return Kind(action, targets.of_network, _remove_named(plural), _chaos_needs(plural), api=CHAOS_MESH, plural=plural)
 
 
 KNOWN: dict[str, Kind] = {
@@ -489,12 +281,12 @@ KNOWN: dict[str, Kind] = {
     "aftershock.actions.drain_node": _DRAIN,
     "chaosk8s.node.actions.drain_nodes": _DRAIN,
     "chaosk8s.node.actions.cordon_node": _CORDON,
-    "chaosk8s.node.actions.uncordon_node": Kind("node-uncordon", _cordon, _unschedulable, _cordon_needs),
-    "aftershock.actions.uncordon_node": Kind("node-uncordon", _cordon, _unschedulable, _cordon_needs),
+    "chaosk8s.node.actions.uncordon_node": Kind("node-uncordon", targets.of_cordon, _unschedulable, _cordon_needs),
+    "aftershock.actions.uncordon_node": Kind("node-uncordon", targets.of_cordon, _unschedulable, _cordon_needs),
     "chaosk8s.deployment.actions.scale_deployment": _scaling("deployments", "Deployment", "deployment-scale"),
     "chaosk8s.statefulset.actions.scale_statefulset": _scaling("statefulsets", "StatefulSet", "statefulset-scale"),
     "chaosk8s.deployment.actions.rollout_deployment": Kind(
-        "deployment-rollout", _whole("deployments", "Deployment"), _none, _workload_needs("deployments", "patch"),
+        "deployment-rollout", targets.of_whole("deployments", "Deployment"), _none, _workload_needs("deployments", "patch"),
         "a rolling restart completes by itself"),
     "chaosk8s.deployment.actions.delete_deployment": _deletion("deployments", "apps/v1", "Deployment"),
     "chaosk8s.statefulset.actions.remove_statefulset": _deletion("statefulsets", "apps/v1", "StatefulSet"),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aftershock import activities, faults, lease
 from aftershock.errors import AftershockError, BadInput, ClusterError, ClusterUnreachable, NotFound, Refused
 from aftershock.experiment import Experiment
-from aftershock.faults import Need, Planned, Target
+from aftershock.faults import Need, Planned
+from aftershock.targets import Target
 from aftershock.verdict import Finding, Outcome
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from aftershock import faults, undo
+from aftershock import targets, undo
 from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound, Refused
 from aftershock.experiment import Experiment
 from aftershock.undo import UndoJournal
@@ -133,6 +133,6 @@ def _follow(cluster: Cluster, path: str, ends: float, what: str, progress: Calla
 def _leaving(cluster: Cluster, live: Mapping[str, Any]) -> str | None:
     labels = (live["spec"].get("selector") or {}).get("matchLabels") or {}
     selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    pods = faults.pods(cluster, live["metadata"]["namespace"], selector)
+    pods = targets.pods(cluster, live["metadata"]["namespace"], selector)
     wanted = int(live["spec"].get("replicas", 1))
     return f"{len(pods)} pods, {wanted} wanted" if len(pods) != wanted else None

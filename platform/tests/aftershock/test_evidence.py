@@ -11,11 +11,12 @@ from aftershock import evidence
 from aftershock.activities import ActivityRun
 from aftershock.events import Event
 from aftershock.experiment import Activity
-from aftershock.faults import Aim, Planned, Target
+from aftershock.faults import Planned
 from aftershock.folder import validator
 from aftershock.observe.observer import ObserverReport
 from aftershock.observe.reach import Hop
 from aftershock.slo import Interval
+from aftershock.targets import Aim, Target
 from aftershock.undo import Entry, removal
 
 S = 1_000_000

@@ -1,0 +1,231 @@
+"""Whom an action would hit: the same selectors as the action itself uses, looked up in the cluster."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aftershock.errors import NotFound
+
+if TYPE_CHECKING:
+    from aftershock.cluster import Cluster
+
+Json = dict[str, Any]
+Arguments = Mapping[str, Any]
+MIRROR = "kubernetes.io/config.mirror"
+GROUPS = {"deployments": "apps", "statefulsets": "apps", "replicasets": "apps"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One object that a fault may hit, as in `evidence.json`."""
+
+    kind: str
+    namespace: str | None
+    name: str
+    uid: str | None
+    node: str | None
+    service: str | None
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What an action would hit now: `count` of `targets`, all of them unless it picks."""
+
+    targets: tuple[Target, ...]
+    count: int
+    pods: int = 0  # how many pods it takes away or disturbs
+    nodes: int = 0
+    namespaces: frozenset[str] = frozenset()
+    asked: Mapping[str, Any] = field(default_factory=dict)  # figures that evidence must find again
+
+
+# Reading the cluster
+
+
+def pods(cluster: Cluster, ns: str, label_selector: str | None = None, name_pattern: str | None = None) -> list[Json]:
+    """Pods of a namespace in the API's order."""
+    found = cluster.list(f"/api/v1/namespaces/{ns}/pods", label_selector=label_selector or None)
+    return [p for p in found if not name_pattern or re.search(name_pattern, p["metadata"]["name"])]
+
+
+def pods_on(cluster: Cluster, node: str, ns: str | None = None, selector: str | None = None) -> list[Json]:
+    """Pods on a node that a drain evicts: not finished, no mirror pod, not of a DaemonSet; of `ns` and `selector` only, if given."""
+    path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
+    return [p for p in cluster.list(path, selector, f"spec.nodeName={node}") if stays(p) is None]
+
+
+def stays(pod: Json) -> str | None:
+    """Why a drain leaves a pod where it is; None if it must go."""
+    meta = pod["metadata"]
+    if MIRROR in (meta.get("annotations") or {}):
+        return "mirror pod"
+    if any(o.get("kind") == "DaemonSet" and o.get("controller") for o in meta.get("ownerReferences") or []):
+        return "of a DaemonSet"
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return "finished"
+    return None
+
+
+def target_of(obj: Json, kind: str) -> Target:
+    """An object as a target."""
+    meta = obj["metadata"]
+    labels = meta.get("labels") or {}
+    service = meta["name"] if kind == "Service" else labels.get("app") or labels.get("app.kubernetes.io/name")
+    node = meta["name"] if kind == "Node" else (obj.get("spec") or {}).get("nodeName")
+    return Target(kind, meta.get("namespace"), meta["name"], meta.get("uid"), node, None if kind == "Node" else service)
+
+
+def _of_workload(cluster: Cluster, workload: Json) -> list[Json]:
+    labels = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
+    if not labels:
+        return []
+    selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    return pods(cluster, workload["metadata"]["namespace"], selector)
+
+
+def _get(cluster: Cluster, path: str) -> Json | None:
+    try:
+        return cluster.request("GET", path)
+    except NotFound:
+        return None
+
+
+def _apps(ns: str, plural: str) -> str:
+    return f"/apis/apps/v1/namespaces/{ns}/{plural}"
+
+
+# Whom each kind of action would hit
+
+
+def declared(cluster: Cluster, args: Arguments) -> Aim:
+    """Targets of an action of somebody else's, by the words that such actions use; none if it has none of them."""
+    ns, selector, pattern = (
+        args.get("ns") or args.get("namespace"),
+        args.get("label_selector"),
+        args.get("name_pattern"),
+    )
+    if ns and (selector or pattern):
+        found = pods(cluster, str(ns), selector, pattern)
+        return Aim(tuple(target_of(p, "Pod") for p in found), len(found), len(found), namespaces=frozenset({str(ns)}))
+    name = args.get("node_name") or args.get("node")
+    if name and (node := _get(cluster, f"/api/v1/nodes/{name}")):
+        return Aim((target_of(node, "Node"),), 1, nodes=1)
+    return Aim((), 0)
+
+
+def of_kill(cluster: Cluster, args: Arguments) -> Aim:
+    ns = args["ns"]
+    pool = pods(cluster, ns, args.get("label_selector"), args.get("name_pattern") or args.get("name"))
+    if uids := args.get("uids"):
+        pool = [p for p in pool if p["metadata"]["uid"] in uids]
+    if args.get("order") == "oldest":
+        pool.sort(key=lambda p: p["metadata"].get("creationTimestamp") or "")
+    qty = int(args.get("qty", 1))
+    if args.get("all") or args.get("uids"):
+        count = len(pool)
+    elif args.get("mode") == "percentage":
+        count = math.ceil(qty * len(pool) / 100)
+    else:
+        count = min(qty, len(pool))
+    if not args.get("rand"):
+        pool = pool[:count]
+    return Aim(
+        tuple(target_of(p, "Pod") for p in pool), count, pods=count, namespaces=frozenset({ns}), asked={"count": count}
+    )
+
+
+def nodes(cluster: Cluster, args: Arguments) -> list[Json]:
+    if name := args.get("name"):
+        node = _get(cluster, f"/api/v1/nodes/{name}")
+        return [node] if node else []
+    return cluster.list("/api/v1/nodes", label_selector=args.get("label_selector"))
+
+
+def of_cordon(cluster: Cluster, args: Arguments) -> Aim:
+    chosen = [target_of(n, "Node") for n in nodes(cluster, args)]
+    return Aim(tuple(chosen), len(chosen), nodes=len(chosen))
+
+
+def of_drain(cluster: Cluster, args: Arguments) -> Aim:
+    chosen = nodes(cluster, args)
+    leaving = [
+        p for n in chosen for p in pods_on(cluster, n["metadata"]["name"], args.get("ns"), args.get("pod_selector"))
+    ]
+    targets = (*(target_of(n, "Node") for n in chosen), *(target_of(p, "Pod") for p in leaving))
+    count = min(len(chosen), int(args["count"])) if args.get("count") else len(chosen)
+    return Aim(targets if leaving else (), len(targets), pods=len(leaving), nodes=count,
+               namespaces=frozenset(p["metadata"]["namespace"] for p in leaving), asked={"pods": len(leaving)})  # fmt: skip
+
+
+def named(cluster: Cluster, args: Arguments, plural: str) -> list[Json]:
+    ns = args["ns"]
+    if name := args.get("name"):
+        found = _get(cluster, f"{path_of(ns, plural)}/{name}")
+        return [found] if found else []
+    if selector := args.get("label_selector"):
+        return cluster.list(path_of(ns, plural), label_selector=selector)
+    return []  # chaosk8s would take every one of the namespace; nobody asks for that by leaving a word out
+
+
+def path_of(ns: str, plural: str) -> str:
+    return _apps(ns, plural) if GROUPS.get(plural) else f"/api/v1/namespaces/{ns}/{plural}"
+
+
+def of_scale(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
+    def aim(cluster: Cluster, args: Arguments) -> Aim:
+        found = named(cluster, args, plural)
+        before = sum(int(w["spec"].get("replicas", 1)) for w in found)
+        wanted = int(args["replicas"])
+        return Aim(tuple(target_of(w, kind) for w in found), len(found), pods=max(0, before - wanted * len(found)),
+                   namespaces=frozenset({args["ns"]}), asked={"replicas": wanted, "before": before})  # fmt: skip
+
+    return aim
+
+
+def of_whole(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
+    def aim(cluster: Cluster, args: Arguments) -> Aim:
+        found = named(cluster, args, plural)
+        behind = sum(len(_of_workload(cluster, w)) for w in found) if kind != "Service" else 0
+        return Aim(
+            tuple(target_of(w, kind) for w in found), len(found), pods=behind, namespaces=frozenset({args["ns"]})
+        )
+
+    return aim
+
+
+def _selected(cluster: Cluster, args: Arguments) -> list[Json]:
+    """The pods that a network or stress fault selects, by our arguments or by those of chaosk8s' wrappers."""
+    if "label_selector" in args:
+        return pods(cluster, args["ns"], args["label_selector"])
+    namespaces = args.get("namespaces_selectors") or args.get("ns", "default")
+    names = namespaces.split(",") if isinstance(namespaces, str) else list(namespaces)
+    labels = args.get("label_selectors") or ""
+    selector = labels if isinstance(labels, str) else ",".join(f"{k}={v}" for k, v in labels.items())
+    return [p for ns in names for p in pods(cluster, ns, selector)]
+
+
+def of_network(cluster: Cluster, args: Arguments) -> Aim:
+    chosen = _selected(cluster, args)
+    count = (
+        min(1, len(chosen)) if args.get("mode", "all" if "label_selector" in args else "one") == "one" else len(chosen)
+    )
+    far = (
+        pods(cluster, args.get("target_ns") or args["ns"], args["target_selector"])
+        if args.get("target_selector")
+        else []
+    )
+    targets = tuple(target_of(p, "Pod") for p in chosen)
+    asked = {
+        key: args[key] for key in ("latency_ms", "jitter_ms", "loss_percent", "direction") if args.get(key) is not None
+    }
+    if str(args.get("latency", "")).endswith("ms"):
+        asked["latency_ms"] = float(str(args["latency"])[:-2])
+    asked["services"] = sorted({t.service for t in targets if t.service})
+    asked["far_services"] = sorted({s for p in far if (s := target_of(p, "Pod").service)})
+    if args.get("target_selector") and not far:
+        targets, count = (), 0  # nothing flows between something and nothing
+    return Aim(targets, count, pods=count, namespaces=frozenset(t.namespace or "" for t in targets), asked=asked)
