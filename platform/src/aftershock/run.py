@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import conclude, preflight, processes
+from aftershock import activities, conclude, preflight, processes
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, Refused
 from aftershock.experiment import Experiment
@@ -37,8 +37,9 @@ class Options:
 def run(experiment: Experiment, options: Options, settings: Settings, tell: Teller) -> RunFolder:
     """Run one experiment and return its folder, which has a verdict whatever happened.
 
-    Raises ClusterError when there is no cluster to begin with, and KeyboardInterrupt (after undoing and storing) on Ctrl-C.
+    Raises BadExperiment and ClusterError before anything was begun, and KeyboardInterrupt (after undoing and storing) on Ctrl-C.
     """
+    activities.validate(experiment)
     tell("looking at the cluster", 0.0)
     processes.sweep()
     cluster = Cluster.connect(options.on, settings)
@@ -63,7 +64,11 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
         except Stopped as stopped:
             session.note(stopped)
         except AftershockError as error:  # a step that could not be done: what was seen so far is judged
-            session.note(Stopped(str(error), error.hint))
+            if session.plan is None:
+                session.refuse(Refused(f"preflight could not be completed: {error}", hint=error.hint))
+                refused = True
+            else:
+                session.note(Stopped(str(error), error.hint))
         if not refused:
             session.settle()
             session.store()

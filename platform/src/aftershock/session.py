@@ -78,6 +78,7 @@ class Session:
         self.reports: list[ObserverReport] = []
         self.steady_seen: dict[str, tuple[bool | None, str]] = {}
         self.load_facts: dict[str, Any] = dict(NO_LOAD)
+        self.plan: preflight.Plan | None = None
         self._stack = ExitStack()
         self._observers: list[Observer] = []
         self._load: loads.RunningLoad | None = None
@@ -128,11 +129,13 @@ class Session:
         """Switch the weakness of the weak twin on, if this run is one, and wait until the shop runs with it."""
         if self.weakness is None:
             return
+        assert self.plan is not None, "preflight comes first"
         self.tell(f"switching {self.weakness} on", None)
         self.watchdog.ready()
         weakness.apply(
             self.cluster, self.journal, self.run_id, self.experiment, self.weakness, lambda text: self.tell(text, None)
         )
+        self.plan = preflight.replan(self.plan, self.cluster, self.run_id)  # other pods are there now
 
     def observe(self) -> None:
         """Start every observer; from here on a time in which one cannot see is a gap."""
@@ -284,6 +287,7 @@ class Session:
             self.steady_seen.get("before", (None, "not asked")),
             self.steady_seen.get("after", (None, "not asked")),
         )
+        assert self.plan is not None, "only a run that passed preflight is stored"
         chains = evidence.chains(
             self.plan.faults, self.chaos.runs, self.log.all(), self.windows, self.journal.of_run(self.run_id),
             undone_us=self._undone_us, ended_us=ended_us, hop=self._hops, calls=self._hops.calls,
