@@ -236,6 +236,18 @@ def test_a_plan_follows_the_cluster(world: World) -> None:
         preflight.replan(plan, cluster, "run-1")
 
 
+def test_the_targets_of_a_weak_twin_count_when_its_weakness_is_on(world: World) -> None:
+    api, cluster, journal = world
+    tested = load(label_selector="app=moved")
+    plan = preflight.preflight(tested, cluster, journal, unleash=True, run_id="run-1", targets_later=True)
+    with pytest.raises(RunRefused, match="matches nothing"):
+        preflight.replan(plan, cluster, "run-1")
+    api.put("/api/v1/namespaces/shop/pods/moved", metadata={"labels": {"app": "moved"}}, spec={"nodeName": "body2"})
+    assert [t.name for t in preflight.replan(plan, cluster, "run-1").faults[0].aim.targets] == ["moved"]
+    with pytest.raises(RunRefused, match="leashed"):
+        preflight.preflight(tested, cluster, journal, unleash=False, targets_later=True)
+
+
 def test_a_shop_without_endpoints_is_noted(world: World) -> None:
     del world[0].objects["/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/storefront-x"]
     assert any("no ready endpoint" in note for note in checked(world, load()).plan.notes)
