@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test test-demo check format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -31,6 +31,9 @@ demo: $(READY) ## a local cluster, the shop, four experiments, one verdict table
 
 test: $(READY) ## pass the tests
 	$(BIN)/pytest -q
+
+test-demo: $(READY) ## run the demo as users do: whole, twice at once, as another user, interrupted, killed
+	$(BIN)/pytest -q -m demo platform/tests/test_demo.py
 
 check: $(READY) ## format, lint, types and the walls between packages
 	$(BIN)/ruff format --check platform

@@ -1,0 +1,154 @@
+"""`aftershock demo` as users run it: whole, twice at once, as somebody else, interrupted, killed. Asked for with `make test-demo`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.demo
+
+PROJECT = Path(__file__).parents[2]
+DEMO_S = 240
+NOBODY = 65534
+
+
+class Demo:
+    """One demo with a state folder and a reports folder of its own."""
+
+    def __init__(self, folder: Path, cwd: Path = PROJECT, user: int | None = None) -> None:
+        self.state, self.reports, self.cwd, self.user = folder / "state", folder / "reports", cwd, user
+        for path in (folder, self.state, self.reports):
+            path.mkdir(exist_ok=True)
+            if user is not None:
+                os.chown(path, user, user)
+        self.env = {**os.environ, "XDG_STATE_HOME": str(self.state), "HOME": str(folder), "NO_COLOR": "1"}
+        self.mark = f"XDG_STATE_HOME={self.state}".encode()
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "aftershock.cli", "demo", "--json", "--reports", str(self.reports), *arguments]
+        more: dict[str, Any] = {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
+        return subprocess.Popen(
+            command, env=self.env, cwd=self.cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+        )
+
+    def finish(self, process: subprocess.Popen[str], code: int = 0) -> list[dict[str, Any]]:
+        out, err = process.communicate(timeout=DEMO_S)
+        assert process.returncode == code, f"{process.returncode}\n{out}\n{err[-4000:]}"
+        rows: list[dict[str, Any]] = json.loads(out) if out.strip() else []
+        return rows
+
+    def processes(self) -> list[int]:
+        """Everything that was started for this demo and lives."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self.mark in (entry / "environ").read_bytes().split(b"\0"):
+                    state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                    found += [int(entry.name)] if state != "Z" else []
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+        return found
+
+    def gone(self, within_s: float = 5.0) -> None:
+        ends = time.monotonic() + within_s
+        while (left := self.processes()) and time.monotonic() < ends:
+            time.sleep(0.05)
+        names = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:120] for pid in left]
+        assert not left, f"left behind: {names}"
+
+
+def until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"the demo ended before {text!r}")
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    made = Demo(tmp_path)
+    yield made
+    for pid in made.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_four_experiments_come_out_as_they_must(demo: Demo) -> None:
+    rows = demo.finish(demo.start())
+    assert [(r["verdict"], r["must"], r["as_it_must"]) for r in rows] == [("PASS", "PASS", True)] * 3 + [
+        ("FAIL", "FAIL", True)
+    ]
+    assert [r["root_cause"].split()[0] for r in rows] == ["payments", "body2", "payments", "payments"]
+    for row in rows:
+        assert Path(row["report"]).is_file()
+    demo.gone()
+
+
+def test_two_checkouts_at_once(tmp_path: Path) -> None:
+    other = tmp_path / "checkout"
+    other.mkdir()
+    for name in ("experiments", "scenarios", "gitops"):
+        (other / name).symlink_to(PROJECT / name)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    both = [Demo(tmp_path / "a"), Demo(tmp_path / "b", cwd=other / "experiments")]
+    both[1].env["XDG_STATE_HOME"] = both[0].env["XDG_STATE_HOME"]  # the same user
+    started = [d.start("--only", "payments-latency", "--model", "none") for d in both]
+    for each, process in zip(both, started, strict=True):
+        assert [r["verdict"] for r in each.finish(process)] == ["PASS"]
+    both[0].gone()
+
+
+def test_as_an_ordinary_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.fail("run these tests as root: everybody else is the ordinary user in all of them already")
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == 0 and parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+    (tmp_path / "home").mkdir()
+    as_nobody = Demo(tmp_path / "home", user=NOBODY)
+    assert [r["verdict"] for r in as_nobody.finish(as_nobody.start("--only", "payments-pod-kill"))] == ["PASS"]
+    as_nobody.gone()
+
+
+@pytest.mark.parametrize(
+    "step", ["starting four nodes", "pods ready", "starting observers", ": fault", "writing the postmortem"]
+)
+def test_ctrl_c_leaves_nothing_behind(demo: Demo, step: str) -> None:
+    process = demo.start("--only", "payments-pod-kill")
+    until(process, step)
+    process.send_signal(signal.SIGINT)
+    demo.finish(process, 130)
+    demo.gone()
+
+
+def kill_all(demo: Demo, process: subprocess.Popen[str]) -> None:
+    for pid in demo.processes():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def kill_one(demo: Demo, process: subprocess.Popen[str]) -> None:
+    process.kill()
+
+
+@pytest.mark.parametrize("kill", [kill_all, kill_one])
+def test_after_kill_9_the_next_one_works(demo: Demo, kill: Callable[[Demo, subprocess.Popen[str]], None]) -> None:
+    process = demo.start("--only", "payments-latency", "--model", "none")
+    until(process, ": fault")
+    kill(demo, process)
+    process.communicate(timeout=30)
+    assert [r["verdict"] for r in demo.finish(demo.start("--only", "payments-latency", "--model", "none"))] == ["PASS"]
+    demo.gone()
