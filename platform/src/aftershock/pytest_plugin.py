@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from aftershock.cluster import Cluster
     from aftershock.experiment import Experiment
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 _BED = pytest.StashKey[ExitStack]()
-_ON = pytest.StashKey[str]()
+_CLUSTER: pytest.StashKey[Cluster] = pytest.StashKey()
 
 
 class GateError(Exception):
@@ -125,16 +126,18 @@ def _explained(row: Any, verdict: dict[str, Any]) -> Iterator[str]:
 
 
 def _cluster(config: pytest.Config) -> str:
-    """The cluster to run on; the local one is started once per session."""
+    """The cluster to run on. The local one is started once per session, and what an earlier drain emptied is filled again."""
     given = config.getoption("--aftershock-on")
     if given:
         return str(given)
-    if _BED not in config.stash:
-        from aftershock import demo, testbed
-        from aftershock.progress import silent
-        from aftershock.settings import settings
+    from aftershock import demo, testbed
+    from aftershock.progress import silent
+    from aftershock.settings import settings
 
+    if _BED not in config.stash:
         stack = ExitStack()
-        cluster = stack.enter_context(testbed.running(demo.project_folder(), settings(), silent))
-        config.stash[_BED], config.stash[_ON] = stack, testbed.on(cluster)
-    return config.stash[_ON]
+        config.stash[_CLUSTER] = stack.enter_context(testbed.running(demo.project_folder(), settings(), silent))
+        config.stash[_BED] = stack
+    cluster = config.stash[_CLUSTER]
+    testbed.spread(cluster, testbed.NAMESPACE, silent)
+    return testbed.on(cluster)

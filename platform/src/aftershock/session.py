@@ -21,7 +21,7 @@ from aftershock.activities import Chaos
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, ClusterError, LoadError, Refused
 from aftershock.events import EventLog, now_us
-from aftershock.experiment import Activity, Experiment
+from aftershock.experiment import Experiment
 from aftershock.folder import RunFolder
 from aftershock.observe import clock, topology
 from aftershock.observe.collector import Collector
@@ -117,8 +117,9 @@ class Session:
         self.tell("preflight", 0.0)
         self.chaos = Chaos(self.experiment, self.cluster, self.scratch, self.run_id)
         self.plan = preflight.preflight(
-            self.experiment, self.cluster, self.journal, unleash=unleash, run_id=self.run_id
-        )
+            self.experiment, self.cluster, self.journal, unleash=unleash, run_id=self.run_id,
+            targets_later=self.weakness is not None,
+        )  # fmt: skip
         self._stack.callback(self._quietly, preflight.release, self.plan, self.cluster, self.run_id)
         self.watchdog = Watchdog.launch(
             self.run_id, self.cluster, self.settings, self.experiment.blast_radius.namespaces
@@ -200,12 +201,19 @@ class Session:
     def inject(self) -> None:
         """Write each action's inverse to disk, then inject; wait for the end of the fault window."""
         self.watchdog.ready()
+        assert self.plan is not None, "preflight comes first"
+        try:
+            self.plan = preflight.replan(self.plan, self.cluster, self.run_id)  # a pod may have been replaced since
+        except Refused as refusal:
+            raise Stopped(f"the targets are no longer what preflight saw: {refusal}", refusal.hint) from None
+        planned = {fault.activity.name: fault for fault in self.plan.faults}
         ends_us = self.windows["fault"]["to_us"]
         for activity in self.experiment.method:
             self.tell(activity.name, self._done())
             if activity.kind == "action":
-                self._write_inverse(activity)
-                self._runner_event("INJECTED", activity)
+                fault = planned[activity.name]
+                faults.arm(fault, self.cluster, self.journal, self.run_id)
+                self.log.add(source="runner", type="INJECTED", kind="Runner", name=activity.name, reason=fault.action)
             left_s = (ends_us - now_us()) / 1e6
             self.chaos.execute(activity, "method", max(1.0, left_s))
         self._wait_until(ends_us, "fault")
@@ -283,35 +291,19 @@ class Session:
         return True, why
 
     def _evidence(self, ended_us: int) -> dict[str, Any]:
-        before, after = (
-            self.steady_seen.get("before", (None, "not asked")),
-            self.steady_seen.get("after", (None, "not asked")),
-        )
         assert self.plan is not None, "only a run that passed preflight is stored"
+        entries = self.journal.of_run(self.run_id)
         chains = evidence.chains(
-            self.plan.faults, self.chaos.runs, self.log.all(), self.windows, self.journal.of_run(self.run_id),
+            self.plan.faults, self.chaos.runs, self.log.all(), self.windows, entries,
             undone_us=self._undone_us, ended_us=ended_us, hop=self._hops, calls=self._hops.calls,
         )  # fmt: skip
-        return {
-            "faults": chains, "activities": [run.evidence() for run in self.chaos.runs],
-            "observers": [report.as_evidence() for report in self.reports],
-            "steady": {"before": before[0], "after": after[0], "why": f"before: {before[1]}; after: {after[1]}"},
-            "load": self.load_facts, "undo": self.journal.evidence(self.run_id),
-        }  # fmt: skip
+        return evidence.build(
+            chains, self.chaos.runs, entries, observers=self.reports, steady=self.steady_seen, load=self.load_facts
+        )
 
     def _pending_faults(self) -> list[Entry]:
         pending = self.journal.pending(self.cluster.identity.fingerprint, self.run_id)
         return [e for e in pending if e.action not in ("collector", "weakness")]
-
-    def _write_inverse(self, activity: Activity) -> None:
-        resolved = self.chaos.resolve(activity)
-        for inverse in faults.inverse_of(resolved, self.cluster, self.run_id):
-            self.journal.record(
-                self.run_id, self.cluster.identity.fingerprint, activity.name, inverse, self.cluster.identity.context
-            )
-
-    def _runner_event(self, type_: str, activity: Activity) -> None:
-        self.log.add(source="runner", type=type_, kind="Runner", name=activity.name, reason=faults.action_of(activity))
 
     def _check_invariants(self) -> None:
         wanted = self.experiment.invariants

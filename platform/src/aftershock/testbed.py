@@ -20,12 +20,13 @@ from typing import Any
 
 from aftershock import manifests
 from aftershock.cluster import Cluster
-from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded
+from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded, NotFound
 from aftershock.settings import Settings
 
 Progress = Callable[[str, float], None]  # what is under way, and how much of it is done (0 to 1)
 UP_S, READY_S, DOWN_S = 60.0, 90.0, 30.0
 MANAGER = "aftershock-testbed"
+NAMESPACE = "shop"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,36 @@ def start(bed: Testbed, settings: Settings, progress: Progress, *, owned: bool) 
     cluster = Cluster.connect(f"pocket:{bed.name}", settings)
     deploy(cluster, bed.project / "gitops/apps/pocket", progress)
     return cluster
+
+
+def spread(cluster: Cluster, namespace: str, progress: Progress) -> None:
+    """Move a pod of each Deployment that has all its pods on one node, as after a drain: nothing moves back by itself."""
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    for workload in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
+        labels = workload["spec"]["selector"].get("matchLabels") or {}
+        own = cluster.list(pods, label_selector=",".join(f"{k}={v}" for k, v in labels.items()))
+        if len(own) < 2 or len({p["spec"].get("nodeName") for p in own}) > 1:
+            continue
+        meta = own[0]["metadata"]
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": meta["name"], "namespace": namespace},
+        }
+        cluster.request("POST", f"{pods}/{meta['name']}/eviction", body=body)
+        _wait_gone(cluster, f"{pods}/{meta['name']}")
+        wait_ready(cluster, [{"apiVersion": "apps/v1", "kind": "Deployment", **workload}], READY_S, progress)
+
+
+def _wait_gone(cluster: Cluster, path: str) -> None:
+    ends = time.monotonic() + READY_S
+    while time.monotonic() < ends:
+        try:
+            cluster.request("GET", path)
+        except NotFound:
+            return
+        time.sleep(0.1)
+    raise DeadlineExceeded(f"{path} did not end within {READY_S:g} s")
 
 
 @contextmanager

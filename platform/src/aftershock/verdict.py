@@ -208,7 +208,7 @@ def _steady(seen: Observed) -> Finding:
             else f"{m.slo.describe()} did not hold: {m.measured:.4g}" for m in unusual
         )  # fmt: skip
         return _no("steady_before", f"the steady state was not proven before the fault: {text}",
-                   "the shop was already broken or slow, or the machine is busy; nothing after this can be blamed on the fault")  # fmt: skip
+                   "the shop was broken or slow already, or the machine is busy; nothing later can be blamed on the fault")  # fmt: skip
     missed = [a.name for a in seen.activities if a.phase == "before" and (not a.succeeded or a.tolerance_met is False)]
     why = f": {', '.join(missed)}" if missed else ""
     return _no("steady_before", f"the steady state was not proven before the fault{why}",

@@ -19,6 +19,10 @@ NORMAL_SHARE = 0.4  # where no start is given, the first rows are taken for norm
 CLIP = 20.0
 BELOW = 0.3  # how much the worst of the entities below counts when the start is looked for
 LATE_BONUS, LATE_POWER = 4.0, 20  # a case is cut out where its incident was: its end is the likelier place
+LOOK_BACK_ROWS, LOOK_BACK_FROM = (
+    2,
+    20,
+)  # so many rows before the start that is given count too, if there are so many at all
 HOT = 0.3  # moments with less than this share of the worst excess do not count
 
 
@@ -137,12 +141,13 @@ def wanted_kind(case: Case) -> Kind | None:
 
 
 def start_of(case: Case, entry: str | None) -> float | None:
-    """When it began: as given, else the begin of the stretch that stands out most; None where nothing does.
+    """When to look from: shortly before the start that is given, else the begin of the stretch that stands out most; None where nothing does.
 
-    Looked for in what users felt together with the worst of what lies below it, since either alone has many a bad stretch.
+    A violation is seen after it began, often at the end of the row that holds it. Without a start it is looked for in what users felt together with the worst of what lies below it, since either alone has many a bad stretch.
     """
     if case.impact.start is not None:
-        return case.impact.start
+        steps = [s.step for s in case.series.values() if bisect_left(s.times, case.impact.start) >= LOOK_BACK_FROM]
+        return case.impact.start - (LOOK_BACK_ROWS * median(steps) if steps else 0.0)
     wanted = wanted_kind(case)
     reached = below(case, entry if case.calls else None)
     best: tuple[float, float] | None = None
