@@ -16,9 +16,21 @@ class Teller(Protocol):
 
     def __call__(self, text: str, done: float | None = None) -> None: ...
 
+    def say(self, text: str) -> None:
+        """Something that must not be missed."""
 
-def silent(text: str, done: float | None = None) -> None:
-    """Tells nobody."""
+
+class Silent:
+    """A `Teller` that tells nobody."""
+
+    def __call__(self, text: str, done: float | None = None) -> None:
+        """Tell nobody what is under way."""
+
+    def say(self, text: str) -> None:
+        """Tell nobody."""
+
+
+silent = Silent()
 
 
 class Terminal:

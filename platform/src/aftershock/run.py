@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import activities, conclude, preflight, processes
+from aftershock import activities, conclude, graph, preflight, processes
 from aftershock.cluster import Cluster
-from aftershock.errors import AftershockError, Refused
+from aftershock.errors import AftershockError, GraphError, Refused
 from aftershock.experiment import Experiment
 from aftershock.folder import RunFolder, new_run_id
 from aftershock.progress import Teller
@@ -37,11 +37,13 @@ class Options:
 def run(experiment: Experiment, options: Options, settings: Settings, tell: Teller) -> RunFolder:
     """Run one experiment and return its folder, which has a verdict whatever happened.
 
-    Raises BadExperiment and ClusterError before anything was begun, and KeyboardInterrupt (after undoing and storing) on Ctrl-C.
+    Raises BadExperiment, GraphError and ClusterError before anything was begun, and KeyboardInterrupt on Ctrl-C, after undoing
+    and storing.
     """
     activities.validate(experiment)
     tell("looking at the cluster", 0.0)
     processes.sweep()
+    graph.open(options.graph).close()  # one that cannot be written is better known before the experiment than after it
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
     refused = False
@@ -72,7 +74,10 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
         if not refused:
             session.settle()
             session.store()
-    conclude.conclude(folder, options.graph, options.model, tell)
+    try:
+        conclude.conclude(folder, options.graph, options.model, tell)
+    except GraphError as error:  # the run is stored whole, and the verdict does not hang on the graph
+        tell.say(f"warning: {error}\nhint: {error.hint}")
     return folder
 
 
