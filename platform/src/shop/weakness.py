@@ -29,7 +29,7 @@ TABLE = {
         Weakness("stock-two-steps", "stock is checked, then decremented, so two customers buy the last piece"),
         Weakness("lost-outbox", "shipping is asked for without an outbox, so a crash after payment loses the parcel"),
         Weakness("no-graceful-shutdown", "a pod that is told to end drops the requests that it has accepted"),
-        Weakness("payments-single-replica", "one payments pod, and its replacement is let in late, so its death is an outage", in_code=False),
+        Weakness("payments-single-replica", "one payments pod, replaced by one that is let in late: its death is an outage", in_code=False),
         Weakness("payments-on-one-node", "all of payments on one node without a budget, so its drain is an outage", in_code=False),
         Weakness("no-database-budget", "a database tied to its node without a budget, so a drain takes it away", in_code=False),
         Weakness("no-pdb", "no disruption budgets, so a drain may take every replica at once", in_code=False),
