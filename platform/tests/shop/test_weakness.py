@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ from tests.shop.proxy import Proxy
 from tests.shop.town import ONCE, Customer, Process, Town, until
 
 GITOPS = Path(__file__).parents[3] / "gitops/apps/weak"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE stock%%'"
 
 
 def payments_proxy(town: Town) -> Proxy:
@@ -143,8 +145,12 @@ def test_stock_two_steps_sells_the_last_piece_twice(
     orders = town.start("orders", weak)
     carts = [customer.cart(sku) for _ in range(2)]
     # Both transactions have looked before either takes: the row is locked until both wait for it, as under load it is by chance.
-    with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda n: ask(orders, carts[n], f"{key}-{n}"), range(2)))
+    with psycopg.connect(town.conninfo) as holder, ThreadPoolExecutor(2) as pool:
+        holder.execute("SELECT 1 FROM stock WHERE sku = %s FOR UPDATE", (sku,))
+        asked = [pool.submit(ask, orders, cart, f"{key}-{n}") for n, cart in enumerate(carts)]
+        until(lambda: town.sql(WAITING) == [(2,)], "both wait for the row")
+        holder.commit()
+        answers = [one.result() for one in asked]
     assert [a.status_code for a in answers if a].count(201) == sold
     ((available,),) = town.sql("SELECT available FROM stock WHERE sku = %s", sku)
     assert available == 1 - sold
