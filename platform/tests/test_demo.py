@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def test_two_checkouts_at_once(tmp_path: Path) -> None:
     other = tmp_path / "checkout"
     other.mkdir()
     for name in ("experiments", "scenarios", "gitops"):
-        (other / name).symlink_to(PROJECT / name)
+        shutil.copytree(PROJECT / name, other / name)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     both = [Demo(tmp_path / "a"), Demo(tmp_path / "b", cwd=other / "experiments")]
@@ -106,6 +107,17 @@ def test_two_checkouts_at_once(tmp_path: Path) -> None:
     for each, process in zip(both, started, strict=True):
         assert [r["verdict"] for r in each.finish(process)] == ["PASS"]
     both[0].gone()
+
+
+def test_the_same_checkout_twice_at_once_is_refused(demo: Demo) -> None:
+    first = demo.start("--only", "payments-latency", "--model", "none")
+    until(first, "preflight")
+    second = demo.start("--only", "payments-latency", "--model", "none")
+    _, err = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert "is in use" in err
+    assert [r["verdict"] for r in demo.finish(first)] == ["PASS"]
+    demo.gone()
 
 
 def test_as_an_ordinary_user(tmp_path: Path) -> None:

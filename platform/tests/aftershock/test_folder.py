@@ -199,7 +199,7 @@ def test_a_torn_ledger_is_an_error_since_it_is_written_whole(folder: RunFolder) 
         list(folder.lines("ledger.ndjson"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -125,7 +125,7 @@ def test_control_characters_become_visible(tmp_path: Path) -> None:
     assert next(root.iter("failure")).attrib["message"] == "\\x1b[31mred\\x00 \\xfffe ]]> é 주문 \U0001f600"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text(min_size=1))
 def test_any_text_is_xml(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     shaped(

@@ -294,7 +294,7 @@ def test_only_known_tags_and_attributes_come_out_of_poison(golden_page: str, poi
     assert shapes(poisoned_page) <= shapes(golden_page) | optional
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text(max_size=40))
 def test_any_text_as_a_name_keeps_the_page_whole(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = RunFolder(tmp_path_factory.getbasetemp())
@@ -362,7 +362,7 @@ def test_no_data_is_no_latency_and_never_a_zero() -> None:
     assert (window.success, window.p50_ms, window.p95_ms, window.done_per_s) == (None, None, None, None)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10**12), st.integers(0, 10**7))
 @example(63_148_010_369, 0)  # a width that was rounded down made a bin too many
 def test_there_are_never_too_many_bins(length_us: int, from_us: int) -> None:
@@ -425,7 +425,7 @@ def test_a_gap_breaks_a_line() -> None:
     assert runs([(0, None)]) == []
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(min_value=1e-6, max_value=1e12), st.integers(1, 12))
 def test_ticks_are_few_rising_and_reach_the_highest(highest: float, most: int) -> None:
     scale = ticks(highest, most)

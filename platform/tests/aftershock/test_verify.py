@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aftershock import facts, postmortem, verify
@@ -243,7 +243,6 @@ def checkable(ledger: list[Fact]) -> list[Bound]:
     return [bound for bound in plan(ledger) if bound.kind.rewritable]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_word_can_be_put_into_a_sentence_unless_it_says_nothing(ledger: list[Fact], data: st.DataObject) -> None:
     english = phrases("en")
@@ -257,7 +256,6 @@ def test_no_word_can_be_put_into_a_sentence_unless_it_says_nothing(ledger: list[
     assert not english.supports(bound, changed, rewritten=False)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_character_can_change(ledger: list[Fact], data: st.DataObject) -> None:
     language = data.draw(st.sampled_from(("en", "ko")))
@@ -270,7 +268,6 @@ def test_no_character_can_change(ledger: list[Fact], data: st.DataObject) -> Non
     assert not catalogue.supports(bound, changed, rewritten=False)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(text=st.text(max_size=300))
 def test_nonsense_is_no_sentence(ledger: list[Fact], text: str) -> None:
     english = phrases("en")

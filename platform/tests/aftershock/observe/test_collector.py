@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -74,7 +74,6 @@ def test_spans_that_make_no_sense_are_counted_not_kept(change: dict[str, Any]) -
     assert otlp.rows(export(2, **change)) == ([], 2)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_rows_or_a_bad_export(body: bytes) -> None:
     try:
@@ -83,7 +82,6 @@ def test_any_bytes_are_rows_or_a_bad_export(body: bytes) -> None:
         return
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=500))
 def test_gunzip_is_bounded_and_strict(content: bytes) -> None:
     packed = gzip.compress(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +15,6 @@ from aftershock.observe.exposition import BUCKET, BadExposition, samples
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(TEXT, TEXT, st.floats(0, 1e9)), max_size=6))
 def test_agrees_with_the_reference_parser(series: list[tuple[str, str, float]]) -> None:
     registry = CollectorRegistry()
@@ -72,7 +71,6 @@ def test_more_than_can_be_kept_is_refused() -> None:
         samples("".join(f'orders_total{{state="{n}"}} 1\n' for n in range(6_000)))
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.text(max_size=60))
 def test_never_anything_but_its_own_error(text: str) -> None:
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aftershock.cluster import Cluster
@@ -133,7 +133,6 @@ def test_timings_from_here_and_answers_that_never_came(api: Api, cluster: Cluste
 # Clocks
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.integers(-5_000_000, 5_000_000),
     st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(0, 90_000)), min_size=1),
@@ -171,7 +170,6 @@ def test_a_clock_that_cannot_be_measured_is_null(api: Api, cluster: Cluster) -> 
 # Gaps
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=8))
 def test_merged_gaps_cover_the_same_time_without_overlap(spans: list[tuple[int, int]]) -> None:
     gaps = merged(ObserverGap(start, start + length, "why") for start, length in spans)

@@ -264,7 +264,7 @@ def of_field(known: shapes.Field, depth: int) -> st.SearchStrategy[Any]:
 FUZZED = ("Pod", "Deployment", "StatefulSet", "Service", "PodDisruptionBudget", "NetworkChaos", "EndpointSlice")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(FUZZED), st.data())
 def test_whatever_a_client_sends_is_admitted_or_refused_and_never_breaks(kind: str, data: st.DataObject) -> None:
     shape = shapes.shapes()[kind]

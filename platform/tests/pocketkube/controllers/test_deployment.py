@@ -255,7 +255,7 @@ def test_a_value_that_is_no_percentage_is_an_error_not_the_end(kind: str) -> Non
     live(test, errors=True)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     st.integers(1, 6), st.integers(0, 3), st.integers(0, 3), st.lists(st.sampled_from("1234"), min_size=1, max_size=4),
     st.lists(st.floats(0.05, 3), min_size=8, max_size=8),
