@@ -1,4 +1,4 @@
-"""Score the diagnosis on PetShop (52 cases): python benchmarks/diagnosis.py PETSHOP_FOLDER [--split train|test] [--start seen|first|unknown].
+"""Score the diagnosis on PetShop (52 cases): benchmarks/diagnosis.py PETSHOP_FOLDER [--split ..] [--start seen|first|unknown].
 
 Prints top-1 and top-3 accuracy over the cases of each split and over all, and how many are called a root cause. `--start` says what a
 case tells of its start: the time at which the violation was seen, the first row of the recording, or nothing. The true cause is read

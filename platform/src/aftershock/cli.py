@@ -282,7 +282,7 @@ def _compare(chosen: argparse.Namespace, configured: Settings) -> int:
 def _testbed(chosen: argparse.Namespace, configured: Settings) -> int:
     from aftershock import demo, testbed
 
-    bed = testbed.Testbed.of(demo.project_folder())
+    bed = testbed.Testbed.of(demo.project_folder(), "testbed")
     if chosen.verb == "down":
         bed.down()
         return 0

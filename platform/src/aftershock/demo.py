@@ -42,7 +42,7 @@ def run(
     acts = [a for a in ACTS if not only or a.file + ("-weak" if a.weak else "") in only]
     rows = []
     terminal.headline("local cluster")
-    with testbed.running(project, settings, terminal) as cluster:
+    with testbed.running(testbed.Testbed.of(project, "demo"), settings, terminal) as cluster:
         for number, act in enumerate(acts, 1):
             tested = experiment.load(project / "experiments" / f"{act.file}.yaml")
             terminal.headline(f"{number}/{len(acts)} {act.file}" + (" (weak)" if act.weak else ""))

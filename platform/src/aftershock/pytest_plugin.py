@@ -136,7 +136,8 @@ def _cluster(config: pytest.Config) -> str:
 
     if _BED not in config.stash:
         stack = ExitStack()
-        config.stash[_CLUSTER] = stack.enter_context(testbed.running(demo.project_folder(), settings(), silent))
+        bed = testbed.Testbed.of(demo.project_folder(), "pytest")
+        config.stash[_CLUSTER] = stack.enter_context(testbed.running(bed, settings(), silent))
         config.stash[_BED] = stack
     cluster = config.stash[_CLUSTER]
     testbed.spread(cluster, testbed.NAMESPACE, silent)

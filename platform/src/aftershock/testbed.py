@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import secrets
@@ -20,7 +21,7 @@ from typing import Any
 
 from aftershock import manifests
 from aftershock.cluster import Cluster
-from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded, NotFound
+from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded, NotFound, Refused
 from aftershock.settings import Settings
 
 Progress = Callable[[str, float], None]  # what is under way, and how much of it is done (0 to 1)
@@ -39,10 +40,10 @@ class Testbed:
     name: str
 
     @classmethod
-    def of(cls, project: Path) -> Testbed:
-        """The testbed of a project folder (the one that holds gitops/)."""
+    def of(cls, project: Path, purpose: str) -> Testbed:
+        """The testbed of a project folder (the one that holds gitops/) for one purpose: `testbed`, `demo`, `pytest`."""
         resolved = project.resolve()
-        return cls(resolved, f"testbed-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}")
+        return cls(resolved, f"{purpose}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}")
 
     def up(self, *, owned: bool) -> None:
         """Start the cluster, or end a broken one and start anew; returns when its nodes are Ready.
@@ -164,14 +165,29 @@ def _wait_gone(cluster: Cluster, path: str) -> None:
 
 
 @contextmanager
-def running(project: Path, settings: Settings, progress: Progress) -> Iterator[Cluster]:
-    """A cluster with the shop on it for the length of a `with`; it is ended whatever happens inside."""
-    bed = Testbed.of(project)
-    progress("starting four nodes", 0.0)
-    try:
-        yield start(bed, settings, progress, owned=True)
-    finally:
-        bed.down()
+def running(bed: Testbed, settings: Settings, progress: Progress) -> Iterator[Cluster]:
+    """A cluster with the shop on it for the length of a `with`; it is ended whatever happens inside.
+
+    Raises Refused if this testbed is in use: whoever is done first would end it under the other.
+    """
+    with _sole_user(bed, settings):
+        progress("starting four nodes", 0.0)
+        try:
+            yield start(bed, settings, progress, owned=True)
+        finally:
+            bed.down()
+
+
+@contextmanager
+def _sole_user(bed: Testbed, settings: Settings) -> Iterator[None]:
+    settings.state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (settings.state_folder / f"{bed.name}.lock").open("w") as file:  # the kernel lets it go when its process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"the local cluster {bed.name} of {bed.project} is in use",
+                          hint="wait for the other one to end, or use another checkout") from None  # fmt: skip
+        yield
 
 
 def on(cluster: Cluster) -> str:

@@ -141,9 +141,10 @@ def wanted_kind(case: Case) -> Kind | None:
 
 
 def start_of(case: Case, entry: str | None) -> float | None:
-    """When to look from: shortly before the start that is given, else the begin of the stretch that stands out most; None where nothing does.
+    """When to look from: shortly before the start that is given, else where something stands out most; None where nothing does.
 
-    A violation is seen after it began, often at the end of the row that holds it. Without a start it is looked for in what users felt together with the worst of what lies below it, since either alone has many a bad stretch.
+    A violation is seen after it began, often at the end of the row that holds it. Where no start is given it is looked for in what
+    users felt together with the worst of what lies below it, since either alone has many a bad stretch.
     """
     if case.impact.start is not None:
         steps = [s.step for s in case.series.values() if bisect_left(s.times, case.impact.start) >= LOOK_BACK_FROM]

@@ -30,6 +30,7 @@ from aftershock.diagnose.symptom import KINDS, Symptom, symptoms
 UNREACHABLE = 0.05  # weight of a candidate to which no chain of calls leads from where it was felt
 UNFELT = 0.4  # how sure symptoms are that did not reach the users
 SHARE_MIN = 0.01
+HOT_SHARE = 0.9  # how much the moments that were bad for users count against all moments alike
 SCORE_MIN = 1e-6
 
 
@@ -133,19 +134,21 @@ class Ranking:
         felt = self.symptoms[kind].get(entry)
         reached = below(self.case, self.entry)
         means = symptoms(self.case, kind, mean=True)
-        both = (
-            [self.symptoms[kind], means] if felt and entry in means and means[entry].metric != felt.metric else [means]
-        )
+        both = [means]
+        if felt and entry in means and means[entry].metric != felt.metric:
+            both.append(self.symptoms[kind])
         total: dict[str, float] = {}
         for found in both:
-            when = moments(found.get(entry), self.start) if felt else Moments()
-            own = exclusive(self.case, signals(self.case, found, self.start, when))
-            weighed = {e: v * (1.0 if e in reached or len(reached) < 2 else UNREACHABLE) for e, v in own.items()}
-            whole = sum(weighed.values())
-            for entity, value in weighed.items():
-                if value > SHARE_MIN * whole:
-                    total[entity] = total.get(entity, 0.0) + value / whole / len(both)
-        return total
+            worst = moments(found.get(entry), self.start) if felt else Moments()
+            views = [(HOT_SHARE, worst), (1 - HOT_SHARE, Moments())] if worst.times else [(1.0, worst)]
+            for weight, when in views:
+                own = exclusive(self.case, signals(self.case, found, self.start, when))
+                weighed = {e: v * (1.0 if e in reached or len(reached) < 2 else UNREACHABLE) for e, v in own.items()}
+                whole = sum(weighed.values())
+                for entity, value in weighed.items():
+                    if value > 0:
+                        total[entity] = total.get(entity, 0.0) + weight * value / whole / len(both)
+        return {entity: share for entity, share in total.items() if share > SHARE_MIN}
 
     @cached_property
     def robust(self) -> dict[str, tuple[float, str]]:
