@@ -81,6 +81,13 @@ def _folder() -> Path:
     return folder
 
 
+def scratch() -> Path:
+    """A folder for this run's temporary files (mode 0700): `finish` deletes it, and `sweep` once the run is dead."""
+    folder = _folder() / "scratch"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def _birth(folder: Path, name: str, outlives: bool) -> Callable[[], None]:
     """What the child does between fork and exec: ask to die with its parent, and write its record."""
     parent = os.getpid()

@@ -6,12 +6,9 @@ cluster go.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -91,9 +88,7 @@ class Session:
         self._stack.callback(processes.finish)
         self.folder.write_text("experiment.yaml", self.experiment.source)
         self._write_manifest()
-        scratch = tempfile.mkdtemp(prefix="aftershock-")
-        self._stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        self.scratch = Path(scratch)
+        self.scratch = processes.scratch()
         self.journal = self._stack.enter_context(UndoJournal.of(self.settings))
         self.log = EventLog(self.folder.path / "events.jsonl")
         self._stack.callback(self.log.close)

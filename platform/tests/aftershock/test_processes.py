@@ -82,12 +82,11 @@ def test_only_the_main_thread_may_spawn(tmp_path: Path) -> None:
 
 OWNER = """if True:
     import sys, time
-    from pathlib import Path
     from aftershock import processes
     processes.begin("run-dead")
     sleep = "import time; time.sleep(60)"
     parent = f"import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', '{sleep}']).pid, flush=True); {sleep}"
-    here = Path(".")
+    here = processes.scratch()
     child = processes.spawn([sys.executable, "-c", parent], name="load", scratch=here, stdout=-1)
     reader = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     keeper = processes.spawn(reader, name="watchdog", scratch=here, stdin=-1, outlives=True)
@@ -107,6 +106,7 @@ def test_children_die_with_a_killed_run_and_sweep_ends_the_rest(tmp_path: Path, 
     until(lambda: processes.start_time(child) is None, "the child died with its parent")
     until(lambda: processes.start_time(keeper) is None, "the watchdog saw end-of-file")
     assert processes.start_time(grandchild) is not None
+    assert (state / "run-dead" / "scratch").is_dir()
     (left,) = processes.sweep()
     assert (left.run, left.name, left.pid) == ("run-dead", "load", child)
     until(lambda: processes.start_time(grandchild) is None, "sweep ended the grandchild")
