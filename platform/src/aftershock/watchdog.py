@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aftershock import processes, settings
-from aftershock.errors import AftershockError, DeadlineExceeded
+from aftershock.errors import AftershockError, ClusterUnreachable, DeadlineExceeded
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from aftershock.undo import Entry, UndoJournal
 
 READY = b"ready\n"
+POCKET = "pocketkube-"  # what pocketkube calls its contexts
 READY_S = 20.0
 UNDO_S = 60.0  # after this it gives up; what is left stays in the journal for `aftershock undo`
+ENTRY_S = 3.0  # for one entry, before the next one is tried; then again from the first
 SETTLE_S = 0.4  # a request of the dead run may still have been under way: look again
 STOP_S = 5.0
 LOGS_MAX = 20
@@ -142,7 +144,10 @@ def _watch(run_id: str, context: str, fingerprint: str, namespaces: Sequence[str
             _say(f"run {run_id} ended with {len(left)} fault(s) in place")
             ends = time.monotonic() + UNDO_S
             while left and time.monotonic() < ends:
-                _undo(journal, cluster, left)
+                for entry in left:
+                    if _is_gone(context, fingerprint, configured):
+                        return _forget(journal, journal.pending(fingerprint, run_id))
+                    _undo(journal, cluster, [entry])
                 time.sleep(SETTLE_S)
                 left = journal.pending(fingerprint, run_id)
             _undo(journal, cluster, journal.undone_yet_there(cluster, run_id))
@@ -153,8 +158,27 @@ def _watch(run_id: str, context: str, fingerprint: str, namespaces: Sequence[str
     return 1 if left else 0
 
 
+def _is_gone(context: str, fingerprint: str, configured: Settings) -> bool:
+    """Whether a local cluster was ended, and its faults with it; of any other cluster nobody can know."""
+    from aftershock import kubeconfig
+
+    if not context.startswith(POCKET):
+        return False
+    try:
+        return kubeconfig.of_pocket(context.removeprefix(POCKET), configured).fingerprint != fingerprint
+    except ClusterUnreachable:
+        return True
+
+
+def _forget(journal: UndoJournal, left: Sequence[Entry]) -> int:
+    for entry in left:
+        journal.mark(entry.id, "done", "its cluster was ended")
+    _say(f"{len(left)} fault(s) went with their cluster")
+    return 0
+
+
 def _undo(journal: UndoJournal, cluster: Cluster, entries: Sequence[Entry]) -> None:
-    for undone in journal.undo(cluster, entries, deadline_s=5.0):
+    for undone in journal.undo(cluster, entries, deadline_s=ENTRY_S):
         _say(f"{undone.state}: {undone.entry.action}: {undone.entry.inverse.what} {undone.error or ''}")
 
 

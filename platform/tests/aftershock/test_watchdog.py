@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aftershock import lease, processes, undo
+from aftershock import lease, processes, undo, watchdog
 from aftershock import settings as environment
 from aftershock.cluster import Cluster
 from aftershock.errors import DeadlineExceeded, Refused
@@ -138,3 +138,16 @@ def test_a_lease_of_a_dead_run_is_taken_over_and_of_a_live_one_is_not(world: Wor
     lease.take(cluster, "shop", "run-d", 60)
     assert lease.release(cluster, "shop", "run-d")
     assert LEASE not in api.objects
+
+
+def test_what_went_with_its_local_cluster_is_settled(world: World, tmp_path: Path) -> None:
+    _, cluster, settings = world
+    with UndoJournal.of(settings) as journal:
+        journal.record("run-9", "fingerprint", "network-delay", undo.removal(CHAOS, "remove"))
+        assert watchdog._is_gone("pocketkube-nowhere", "fingerprint", settings)
+        assert not watchdog._is_gone(cluster.identity.context, cluster.identity.fingerprint, settings), (
+            "of others nobody can know"
+        )
+        watchdog._forget(journal, journal.pending("fingerprint"))
+        assert not journal.pending("fingerprint")
+        assert journal.of_run("run-9")[0].error == "its cluster was ended"

@@ -25,6 +25,7 @@ from aftershock.diagnose.felt import (
 )
 from aftershock.diagnose.impact import exclusive, signals
 from aftershock.diagnose.robust import robust, stands_out
+from aftershock.diagnose.silence import losses, passed_on
 from aftershock.diagnose.symptom import KINDS, Symptom, symptoms
 
 UNREACHABLE = 0.05  # weight of a candidate to which no chain of calls leads from where it was felt
@@ -143,6 +144,7 @@ class Ranking:
             views = [(HOT_SHARE, worst), (1 - HOT_SHARE, Moments())] if worst.times else [(1.0, worst)]
             for weight, when in views:
                 own = exclusive(self.case, signals(self.case, found, self.start, when))
+                own = passed_on(self.case, own, self.start, when, failures=kind != "latency")
                 weighed = {e: v * (1.0 if e in reached or len(reached) < 2 else UNREACHABLE) for e, v in own.items()}
                 whole = sum(weighed.values())
                 for entity, value in weighed.items():
