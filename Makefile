@@ -4,6 +4,7 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTHONS := platform benchmarks scenarios
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-demo check format lock clean
@@ -36,14 +37,14 @@ test-demo: $(READY) ## run the demo as users do: whole, twice at once, as anothe
 	$(BIN)/pytest -q -m demo platform/tests/test_demo.py
 
 check: $(READY) ## format, lint, types and the walls between packages
-	$(BIN)/ruff format --check platform
-	$(BIN)/ruff check platform
+	$(BIN)/ruff format --check $(PYTHONS)
+	$(BIN)/ruff check $(PYTHONS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff format and fix
-	$(BIN)/ruff format platform
-	$(BIN)/ruff check --fix platform
+	$(BIN)/ruff format $(PYTHONS)
+	$(BIN)/ruff check --fix $(PYTHONS)
 
 lock: $(READY) ## write requirements.lock anew from pyproject.toml
 	$(VENV)-tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \

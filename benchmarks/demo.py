@@ -1,7 +1,8 @@
 """What the demo costs: python benchmarks/demo.py [--setup].
 
-Prints seconds of `aftershock demo`, its peak proportional memory (PSS, every process that it starts), and how long a killed pod's replacement
-took to be Ready under load. With --setup also the seconds of `make setup` in a fresh clone with empty caches. One JSON document on stdout.
+Prints seconds of `aftershock demo`, its peak proportional memory (PSS, every process that it starts), and how long a killed pod's
+replacement took to be Ready under load. With --setup also the seconds of `make setup` in a fresh clone with
+empty caches. One JSON document on stdout.
 """
 
 from __future__ import annotations
