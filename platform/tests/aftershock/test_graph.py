@@ -147,7 +147,65 @@ def test_rebuilding_from_the_folders(tmp_path: Path) -> None:
         assert len(held.query("history", skip=0, limit=10)) == 1
         with pytest.raises(GraphError, match="open for reading"):
             held.remove_run("x")
-    assert sorted(p.name for p in tmp_path.glob("graph*")) == ["graph.lbug", "graph.lbug.lock"]
+    assert sorted(p.name for p in tmp_path.glob("graph*")) == ["graph.lbug", "graph.lbug.lock", "graph.lbug.wal"]
+
+
+def test_full_files_are_put_away_and_still_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aftershock.graph.shelf.RUNS_A_FILE", 2)
+    path = tmp_path / "graph.lbug"
+    ids = [f"20260301T1{n}0000Z-00000{n}" for n in range(5)]
+    folders = [runs.write(tmp_path, runs.refused, run_id=run) for run in ids[:4]]
+    folders.append(runs.write(tmp_path, runs.passed, run_id=ids[4]))
+    for folder in folders:
+        with graph.open(path) as held:
+            graph.ingest(held, folder)
+    assert sorted(p.name for p in (tmp_path / "graph.lbug.full").iterdir()) == [
+        "00001.lbug", "00001.runs", "00002.lbug", "00002.runs"]  # fmt: skip
+
+    def history(skip: int = 0, limit: int = 10) -> list[str]:
+        with graph.open(path, read_only=True) as reader:
+            return [row["run"] for row in reader.query("history", skip=skip, limit=limit)]
+
+    assert sorted(history()) == ids
+    assert len(history(1, 2)) == 2
+    with graph.open(path) as held:
+        assert held.query("run", run=ids[0])[0]["verdict"] == "INCONCLUSIVE"
+        assert held.query("run", run=ids[4])[0]["verdict"] == "PASS"
+        assert held.query("run", run="20260301T190000Z-000009") == []
+        changed = graph.build(folders[0])
+        changed.nodes["Run"][changed.id("Run", "run")]["verdict"] = "FAIL"
+        held.write_run(changed)  # replayed: the newest counts
+        assert held.query("run", run=ids[0])[0]["verdict"] == "FAIL"
+    assert sorted(history()) == ids
+    with graph.open(path) as held:
+        held.remove_run(ids[0])
+        held.remove_run(ids[3])
+        assert held.query("run", run=ids[3]) == []
+    assert sorted(history()) == [ids[1], ids[2], ids[4]]
+    assert graph.rebuild(tmp_path) == (5, [])
+    assert sorted(history()) == ids
+
+
+def test_a_run_costs_little_on_disk(tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aftershock.graph.shelf.RUNS_A_FILE", 6)
+    for n in range(7):
+        run = f"20260301T120000Z-00000{n}"
+        copy = Rows(run)
+        text = {runs.RUN_ID: run}
+
+        def renamed(row: dict[str, Any], text: dict[str, str] = text) -> dict[str, Any]:
+            return {
+                k: v.replace(runs.RUN_ID, text[runs.RUN_ID]) if k in ("id", "run_id") else v for k, v in row.items()
+            }
+
+        copy.nodes = {label: {k.replace(runs.RUN_ID, run): renamed(row) for k, row in table.items()}
+                      for label, table in rows.nodes.items()}  # fmt: skip
+        copy.edges = {kind: {(a.replace(runs.RUN_ID, run), b.replace(runs.RUN_ID, run)): renamed(row)
+                             for (a, b), row in edges.items()} for kind, edges in rows.edges.items()}  # fmt: skip
+        with graph.open(tmp_path / "graph.lbug") as held:
+            held.write_run(copy)
+            assert len(held.query("touched", run=run)) == 27
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*")) < 7_000_000  # engine's own way: 90 MB
 
 
 def test_one_writer_at_a_time_and_the_error_names_the_holder(tmp_path: Path) -> None:

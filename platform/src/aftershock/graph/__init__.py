@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -46,13 +47,16 @@ def default_path(reports: Path) -> Path:
 
 
 def open(url_or_path: str | Path, deadline_s: float = DEADLINE_S, *, read_only: bool = False) -> Graph:
-    """Open a graph file (`:memory:` for one that is gone afterwards); writing waits for other writers until the deadline."""
+    """Open the graph at a path (`:memory:` for one that is gone afterwards); writing waits for other writers until the deadline."""
     from aftershock.graph.ladybug import MEMORY, Ladybug
+    from aftershock.graph.shelf import Shelf
 
     text = str(url_or_path)
     if "://" in text:
         raise GraphError(f"{text}: no graph server is supported yet", hint="give a path; the graph is then one file")
-    return Ladybug(None if text == MEMORY else Path(text), deadline_s, read_only=read_only)
+    if text == MEMORY:
+        return Ladybug(None, deadline_s, read_only=read_only)
+    return Shelf(Path(text), deadline_s, read_only=read_only)
 
 
 def rows_of(folder: RunFolder) -> Rows:
@@ -86,26 +90,39 @@ def run_folders(reports: Path) -> Iterator[RunFolder]:
 def rebuild(reports: Path, path: Path | None = None, deadline_s: float = DEADLINE_S) -> tuple[int, Sequence[str]]:
     """Make the graph anew from the run folders: how many runs it holds, and which folders could not be read and why."""
     from aftershock.graph.lock import WriterLock
+    from aftershock.graph.shelf import RUNS_A_FILE, Shelf, full_folder
 
     target = path or default_path(reports)
     fresh = target.with_name(f"{target.name}.rebuilding")
     with WriterLock(target, deadline_s):
         _remove(fresh)
         count, skipped = 0, []
-        with open(fresh, deadline_s) as graph:
+        waiting: list[Rows] = []
+        with Shelf(fresh, deadline_s, read_only=False) as graph:
             for folder in run_folders(reports):
                 try:
-                    ingest(graph, folder)
+                    waiting.append(rows_of(folder))
                     count += 1
                 except AftershockError as error:
                     skipped.append(f"{folder.path}: {error}")
+                if len(waiting) == RUNS_A_FILE:
+                    graph.write_runs(waiting)
+                    waiting = []
+            graph.write_runs(waiting)
         _remove(target)
-        fresh.replace(target)
+        for suffix in ("", ".wal"):
+            if fresh.with_name(fresh.name + suffix).exists():
+                fresh.with_name(fresh.name + suffix).replace(target.with_name(target.name + suffix))
+        if full_folder(fresh).exists():
+            full_folder(fresh).replace(full_folder(target))
         _remove(fresh)
         fresh.with_name(f"{fresh.name}.lock").unlink(missing_ok=True)
     return count, skipped
 
 
 def _remove(path: Path) -> None:
+    from aftershock.graph.shelf import full_folder
+
+    shutil.rmtree(full_folder(path), ignore_errors=True)
     for suffix in ("", ".wal", ".shadow", ".tmp"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

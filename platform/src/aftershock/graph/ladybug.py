@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from aftershock.errors import GraphError
 from aftershock.graph import catalogue, schema, writes
-from aftershock.graph.lock import POLL_S, WriterLock
+from aftershock.graph.lock import POLL_S
 from aftershock.graph.rows import Rows
 
 MEMORY = ":memory:"
-BUFFER_BYTES = 96 << 20  # a run is some thousand rows; the default is 80 % of the machine
+BUFFER_BYTES = (
+    256 << 20
+)  # at most, for a full file; with 96 MB a checkpoint of 60 runs failed, and the default is 80 % of the machine
 THREADS = 2
 _TYPES = {str: "STRING", int: "INT64", float: "DOUBLE", bool: "BOOLEAN"}
 _REBUILD = "`aftershock graph rebuild` makes it anew from the run folders"
@@ -47,14 +49,18 @@ class Ladybug:
         if read_only and (path is None or not path.exists()):
             raise GraphError(f"{self._name}: there is no graph yet", hint=f"run an experiment first, or {_REBUILD}")
         self._read_only = read_only
-        self._lock = None if path is None or read_only else WriterLock(path, deadline_s)
+        self._database, self._connection = self._connect(deadline_s)
         try:
-            self._database, self._connection = self._connect(deadline_s)
             if not read_only:
                 self._prepare()
         except BaseException:
-            self._unlock()
+            self.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """The file's path, or `:memory:`."""
+        return self._name
 
     def _connect(self, deadline_s: float) -> tuple[Any, Any]:
         import ladybug
@@ -63,7 +69,7 @@ class Ladybug:
         while True:
             try:
                 database = ladybug.Database(self._name, buffer_pool_size=BUFFER_BYTES, max_num_threads=THREADS,
-                                            read_only=self._read_only)  # fmt: skip
+                                            read_only=self._read_only, auto_checkpoint=False)  # fmt: skip
                 break
             except RuntimeError as error:  # ladybug's only error type
                 if "lock" not in str(error).lower():
@@ -77,6 +83,8 @@ class Ladybug:
         return database, connection
 
     def _prepare(self) -> None:
+        if self._name != MEMORY:
+            self._run("CALL force_checkpoint_on_close=false", {})
         known = self._run("CALL show_tables() RETURN name", {})
         if not known:
             for statement in ["BEGIN TRANSACTION", *tables()]:
@@ -91,7 +99,15 @@ class Ladybug:
 
     def write_run(self, rows: Rows) -> None:
         """Put a run in place of what the graph held of it, in one transaction."""
-        self._transaction(writes.statements(rows))
+        self.write_runs([rows], [rows.run_id])
+
+    def write_runs(self, runs: Sequence[Rows], known: Sequence[str]) -> None:
+        """Put runs in place of what the graph held of them, in one transaction; `known` are those of which it may hold something."""
+        self._transaction(writes.statements(runs, known))
+
+    def runs(self) -> list[str]:
+        """Ids of the runs in the file."""
+        return [row["run"] for row in self._run("MATCH (r:Run) RETURN r.run_id AS run", {})]
 
     def remove_run(self, run_id: str) -> None:
         """Take a run away, in one transaction."""
@@ -125,17 +141,17 @@ class Ladybug:
             raise GraphError(f"{self._name}: {_first_line(error)} in: {cypher[:120]}", hint=_REBUILD) from None
         return rows
 
-    def close(self) -> None:
-        """Close the file and free the lock; a second call does nothing."""
+    def close(self, *, pack: bool = False) -> None:
+        """Close the file, packed by a checkpoint if wished; a second call does nothing."""
         if self._connection is not None:
+            if pack:
+                # On disk an index takes 2 to 3 MB however few nodes it has; a file of some runs is scanned in a millisecond.
+                for label in schema.NODES:
+                    self._run(f"DROP INDEX IF EXISTS `{label}`._PK", {})
+                self._run("CHECKPOINT", {})
             self._connection.close()
             self._database.close()
             self._connection = self._database = None
-        self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
     def __enter__(self) -> Ladybug:
         return self

@@ -1,4 +1,4 @@
-"""Statements that put the rows of one run in place of whatever the graph held of it; the same for every engine."""
+"""Statements that put the rows of runs in place of whatever the graph held of them; the same for every engine."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from aftershock.graph import schema
 from aftershock.graph.rows import Rows, Value
 
 BATCH = 1000
+Row = dict[str, Value | None]
 
 
-def statements(rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Cypher with parameters, in order; to be run in one transaction. Labels are quoted: `Order` is a keyword."""
-    yield from deletions(rows.run_id)
-    for label, table in rows.nodes.items():
-        for names, batch in _alike(list(table.values())):
+def statements(runs: Sequence[Rows], known: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Cypher with parameters, in order; to be run in one transaction. Labels are quoted: `Order` is a keyword.
+
+    `known` are the runs of which the graph may hold something. Rows of all runs share their statements: planning one costs an
+    engine more than a hundred rows.
+    """
+    for run_id in known:
+        yield from deletions(run_id)
+    for label in dict.fromkeys(label for rows in runs for label in rows.nodes):
+        nodes: list[Row] = [dict(row) for rows in runs for row in rows.nodes.get(label, {}).values()]
+        for names, batch in _alike(nodes):
             given = ", ".join(f"{name}: r.{name}" for name in names)
             yield f"UNWIND $rows AS r CREATE (n:`{label}` {{{given}}})", {"rows": batch}
-    for (type_, start, end), edges in rows.edges.items():
-        joined: list[dict[str, Value]] = [{"start_": a, "end_": b, **row} for (a, b), row in edges.items()]
+    for type_, start, end in dict.fromkeys(kind for rows in runs for kind in rows.edges):
+        joined: list[Row] = [{"start_": a, "end_": b, **row}
+                             for rows in runs for (a, b), row in rows.edges.get((type_, start, end), {}).items()]  # fmt: skip
         for names, batch in _alike(joined):
             given = ", ".join(f"{name}: r.{name}" for name in names if name not in ("start_", "end_"))
             # Two MATCH clauses: one with a comma is a product, 700 times slower.
@@ -36,12 +44,8 @@ def deletions(run_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"MATCH (n:`{label}` {{run_id: $run}}) DETACH DELETE n", {"run": run_id}
 
 
-def _alike(rows: Sequence[dict[str, Value]]) -> Iterator[tuple[tuple[str, ...], list[dict[str, Value]]]]:
-    """Batches of rows with the same keys: engines take homogeneous maps only, and no value is stored as no property."""
-    groups: dict[tuple[str, ...], list[dict[str, Value]]] = {}
-    for row in rows:
-        names = tuple(sorted(row))
-        groups.setdefault(names, []).append({name: row[name] for name in names})  # ladybug's maps have an order
-    for names, group in groups.items():
-        for start in range(0, len(group), BATCH):
-            yield names, group[start : start + BATCH]
+def _alike(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, ...], list[Row]]]:
+    """Batches of rows with the same keys in the same order: engines take homogeneous maps only. A null is stored as no property."""
+    names = tuple(sorted({name for row in rows for name in row}))
+    for start in range(0, len(rows), BATCH):
+        yield names, [{name: row.get(name) for name in names} for row in rows[start : start + BATCH]]
