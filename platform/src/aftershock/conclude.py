@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aftershock import graph, judge, junit, models, postmortem, report, verify
+from aftershock import facts, graph, judge, junit, models, postmortem, report, verify
 from aftershock.diagnose import answer
 from aftershock.errors import FolderError, GraphError
 from aftershock.folder import RunFolder
@@ -25,22 +25,30 @@ def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> Non
     if folder.has("evidence.json"):
         tell("judging", 0.0)
         judge.judge_folder(folder)
-        tell("diagnosing blind", 0.2)
-        answer.write(folder)
-    tell("writing the postmortem", 0.4)
-    postmortem.write(folder, models.open(model))
-    checked = verify.verify(folder)
+    wording = models.open(model)  # loads in a process of its own while the rest is made
+    try:
+        if folder.has("evidence.json"):
+            tell("diagnosing blind", 0.1)
+            answer.write(folder)
+        tell("writing the postmortem", 0.3)
+        rows = graph.build(folder)
+        ledger = facts.of_rows(rows)
+        postmortem.write(folder, wording, ledger)
+    finally:
+        if wording is not None:
+            wording.close()
+    checked = verify.verify(folder, ledger)
     if not checked.ok:
         failure = checked.failures[0] if checked.failures else "it makes no claim at all"
         raise FolderError(f"the postmortem is not supported by its facts: {failure}",
                           hint="this is a fault of aftershock; --model none writes without a model")  # fmt: skip
-    tell("writing the report", 0.7)
+    tell("writing the report", 0.8)
     report.write(folder)
     junit.write(folder)
     tell("writing the graph", 0.9)
     try:
         with graph.open(graph_url) as store:
-            graph.ingest(store, folder)
+            graph.ingest(store, folder, rows)
     except GraphError as error:
         raise GraphError(f"{folder.path} is complete, but the graph was not written: {error}",
                          hint="`aftershock graph rebuild` makes the graph anew from the run folders") from None  # fmt: skip

@@ -122,7 +122,11 @@ def facts(graph: Graph, run_id: str) -> list[Fact]:
 
 def of(folder: RunFolder) -> list[Fact]:
     """The ledger of a run folder, through a graph in memory: what a stranger gets who has nothing but the folder."""
-    rows = graphs.build(folder)
+    return of_rows(graphs.build(folder))
+
+
+def of_rows(rows: graphs.Rows) -> list[Fact]:
+    """The ledger of the rows of a run folder."""
     with graphs.in_memory(rows) as graph:
         return facts(graph, rows.run_id)
 

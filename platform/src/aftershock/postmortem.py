@@ -24,12 +24,14 @@ from aftershock.phrases.kinds import Bound, plan
 
 MODEL_BUDGET_S = 6.0
 CHOICES_MAX = 10
-REWRITES_MAX = 2
+REWRITES_MAX = 1  # one costs as much as four choices
+OFFERED = 2  # phrasings a choice: reading them is what a small model takes its time for
 # Where wording matters most to a reader: these are put to the model first.
 MODEL_ORDER = ("summary", "cause", "broken", "impact", "recovery", "held", "unknown", "actions")
-QUESTION = "Which sentence is the clearest for a reader in a hurry?"
+QUESTION = "Which is clearer?"
 LISTED = ("timeline", "held", "broken", "unknown", "actions")
 FILES: dict[Language, str] = {"en": "postmortem.md", "ko": "postmortem.ko.md"}
+_MARK = re.compile("<[a-z]>")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
 
 
@@ -148,8 +150,8 @@ def _choices(planned: Sequence[Bound], caged: Caged) -> dict[tuple[str, tuple[st
     for bound in asked:
         count = len(english.options(bound.kind.name))
         first = _usual(bound) % count  # small models like the first option: it must not always be the same one
-        turned = [(first + place) % count for place in range(count)]
-        picked = caged.choose(QUESTION, [english.masked(bound, index)[0] for index in turned])
+        turned = [(first + place) % count for place in range(min(count, OFFERED))]
+        picked = caged.choose(QUESTION, [_MARK.sub("…", english.masked(bound, index)[0]) for index in turned])
         if picked is None:
             continue
         index = turned[picked]

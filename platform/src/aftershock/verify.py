@@ -50,9 +50,12 @@ class VerifyResult:
         return self.claims > 0 and self.supported == self.claims and not self.failures
 
 
-def verify(folder: RunFolder) -> VerifyResult:
-    """Verify the postmortem of a run folder. Raises FolderError if a file is missing or breaks its schema."""
-    ledger = ledgers.of(folder)
+def verify(folder: RunFolder, ledger: Sequence[Fact] | None = None) -> VerifyResult:
+    """Verify the postmortem of a run folder. Raises FolderError if a file is missing or breaks its schema.
+
+    The facts are computed from the run folder, unless a caller that has just done so gives them.
+    """
+    ledger = ledgers.of(folder) if ledger is None else ledger
     document = folder.read("postmortem.json")
     texts = postmortem.from_json(document)
     failures = _ledger(folder, ledger)

@@ -132,7 +132,7 @@ def test_a_model_that_hangs_costs_its_time_once(ledger: list[Fact]) -> None:
 
 def test_an_honest_model_is_let_through(folder: RunFolder, ledger: list[Fact], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "of", lambda _: ledger)
-    texts = postmortem.write(folder, Stub(2, lambda t: t.replace(" in ", " during ").replace(".", ".")))
+    texts = postmortem.write(folder, Stub(1, lambda t: t.replace(" in ", " during ").replace(".", ".")))
     assert texts[0].header.by_model == postmortem.CHOICES_MAX
     assert texts[0].header.rejected == 0
     assert texts[1].header.by_model == postmortem.CHOICES_MAX

@@ -59,17 +59,17 @@ def open(url_or_path: str | Path, deadline_s: float = DEADLINE_S, *, read_only: 
     return Shelf(Path(text), deadline_s, read_only=read_only)
 
 
-def rows_of(folder: RunFolder) -> Rows:
-    """All rows of a run, the claims of its postmortem included if it has one."""
-    rows = build(folder)
+def rows_of(folder: RunFolder, built: Rows | None = None) -> Rows:
+    """All rows of a run, the claims of its postmortem included if it has one; `built` saves reading the folder again."""
+    rows = build(folder) if built is None else built
     if folder.has("postmortem.json") and folder.has("facts.json"):
         claims(rows, folder.read("postmortem.json"), folder.read("facts.json"))
     return rows
 
 
-def ingest(graph: Graph, folder: RunFolder) -> Rows:
+def ingest(graph: Graph, folder: RunFolder, built: Rows | None = None) -> Rows:
     """Write a run into the graph, whole; returns what was written."""
-    rows = rows_of(folder)
+    rows = rows_of(folder, built)
     graph.write_run(rows)
     return rows
 

@@ -99,7 +99,7 @@ class Ladybug:
 
     def write_run(self, rows: Rows) -> None:
         """Put a run in place of what the graph held of it, in one transaction."""
-        self.write_runs([rows], [rows.run_id])
+        self.write_runs([rows], [rows.run_id] if rows.run_id in self.runs() else [])
 
     def write_runs(self, runs: Sequence[Rows], known: Sequence[str]) -> None:
         """Put runs in place of what the graph held of them, in one transaction; `known` are those of which it may hold something."""

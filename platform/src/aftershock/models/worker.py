@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-CONTEXT_TOKENS = 1024
-REWRITE_TOKENS = 90
-_CHOOSE = "<|im_start|>system\n{prompt} Answer with its number.<|im_end|>\n<|im_start|>user\n{options}<|im_end|>\n<|im_start|>assistant\n"
+CONTEXT_TOKENS = 512
+REWRITE_TOKENS = 70
+LETTERS = "ABCDE"
+SCORES = 20  # the likeliest tokens; a letter that is not among them is given the least of their scores
+_CHOOSE = "<|im_start|>user\n{prompt}\n{options}<|im_end|>\n<|im_start|>assistant\n"
 _REWRITE = (
     "<|im_start|>system\nRewrite the sentence with small changes. Keep <a>, <b>, <c> as they are.<|im_end|>\n"
     "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -33,28 +35,50 @@ class Engine:
         # llama.cpp's server insists on listening; a socket in a folder that only we may enter keeps everybody else out.
         parameters.hostnames = [os.path.join(os.getcwd(), "model.sock")]
         self._seed = seed
+        self._usual: dict[tuple[str, int], list[float]] = {}
         self._server = xllamacpp.Server(parameters)
 
-    def complete(self, prompt: str, tokens: int, grammar: str = "") -> str:
+    def complete(self, prompt: str, tokens: int) -> str:
         """What the model says after the prompt, up to the end of its line."""
+        return str(self._ask(prompt, tokens, {})["text"])
+
+    def scores(self, prompt: str, letters: str) -> list[float]:
+        """How likely each letter is to come next, as logarithms."""
+        first = self._ask(prompt, 1, {"logprobs": SCORES})["logprobs"]["content"][0]["top_logprobs"]
+        found: dict[str, float] = {}
+        for token in first:
+            found.setdefault(token["token"].strip(), token["logprob"])
+        least = min(token["logprob"] for token in first)
+        return [found.get(letter, least) for letter in letters]
+
+    def choose(self, prompt: str, options: Sequence[str]) -> int:
+        """The option whose letter gains most over the same question with empty options: small models prefer the first letter."""
+        letters = LETTERS[: len(options)]
+        key = (prompt, len(options))
+        if key not in self._usual:
+            self._usual[key] = self.scores(_question(prompt, ["…"] * len(options)), letters)
+        gains = [a - b for a, b in zip(self.scores(_question(prompt, options), letters), self._usual[key], strict=True)]
+        return gains.index(max(gains))
+
+    def _ask(self, prompt: str, tokens: int, more: dict[str, Any]) -> dict[str, Any]:
         answer = self._server.handle_completions(
-            {"prompt": prompt, "max_tokens": tokens, "grammar": grammar, "temperature": 0.0, "seed": self._seed,
-             "cache_prompt": True, "stop": ["\n", "<|im_end|>"]}
+            {"prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "seed": self._seed, "cache_prompt": True,
+             "stop": ["\n", "<|im_end|>"], **more}
         )  # fmt: skip
         answer = json.loads(answer) if isinstance(answer, str | bytes) else answer
-        return str(answer["choices"][0]["text"])
+        choice: dict[str, Any] = answer["choices"][0]
+        return choice
+
+
+def _question(prompt: str, options: Sequence[str]) -> str:
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    return _CHOOSE.format(prompt=prompt, options=listed)
 
 
 def reply(engine: Engine, question: dict[str, Any]) -> int | str:
     """The answer to one question."""
     if "choose" in question:
-        options = question["options"]
-        listed = "\n".join(f"{number}. {option}" for number, option in enumerate(options, 1))
-        said = engine.complete(
-            _CHOOSE.format(prompt=question["choose"], options=listed), 1, f"root ::= [1-{len(options)}]"
-        )
-        digit = re.search(r"[0-9]", said)
-        return int(digit.group()) - 1 if digit else -1
+        return engine.choose(question["choose"], question["options"])
     return engine.complete(_REWRITE.format(text=question["rewrite"]), REWRITE_TOKENS).strip()
 
 
