@@ -25,7 +25,7 @@ from aftershock.diagnose.felt import (
 )
 from aftershock.diagnose.impact import exclusive, signals
 from aftershock.diagnose.robust import robust, stands_out
-from aftershock.diagnose.silence import losses, passed_on
+from aftershock.diagnose.silence import GONE, losses, passed_on
 from aftershock.diagnose.symptom import KINDS, Symptom, symptoms
 
 UNREACHABLE = 0.05  # weight of a candidate to which no chain of calls leads from where it was felt
@@ -162,7 +162,7 @@ class Ranking:
         if any(d.entity == entity and d.weight >= happened.BREAKS for d in self.events):
             return True
         on_it = self.case.hosts.get(entity, ())
-        hit = any(self.strongly(e) for e in (entity, *on_it))
+        hit = any(self.strongly(e) for e in (entity, *on_it)) or self.gone(entity)
         if self.case.impact.metric is not None and self.case.calls:
             wanted = wanted_kind(self.case)
             return hit and (wanted is None or self.entry not in self.symptoms[wanted]
@@ -173,6 +173,13 @@ class Ranking:
         return hit or (
             (entity, metric) in self.case.series and stands_out(self.case.series[entity, metric], self.start)
         )
+
+    def gone(self, entity: str) -> bool:
+        """Whether an entity lost most of its requests when users felt something."""
+        kind = wanted_kind(self.case) or next(iter(self.felt), None)
+        felt = self.symptoms[kind].get(self.entry or "") if kind else None
+        lost = losses(self.case, self.start, moments(felt, self.start)).get(entity)
+        return felt is not None and lost is not None and lost.sure and lost.share >= GONE
 
     def indicator(self, entity: str) -> str:
         """What tells of a candidate: its worst symptom, else what happened to it, else the metric that left its range most."""
