@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from pocketkube import selectors
 from pocketkube.selectors import Matches
-from pocketkube.storage import Object, Store
+from pocketkube.storage import Event, Object, Store
 
 
 def controller_of(obj: Object) -> dict[str, Any] | None:
@@ -26,6 +28,19 @@ def controls(owner: Object, obj: Object) -> bool:
     """True if `owner` is the controller of `obj`."""
     by = controller_of(obj)
     return by is not None and by["uid"] == owner["metadata"]["uid"]
+
+
+def of_pod(store: Store, event: Event, resource: str, kind: str) -> Iterator[tuple[str, str]]:
+    """Keys of the owners of `kind` that a change of a pod concerns: its controller before and after, or those that could adopt it."""
+    namespace = event.object["metadata"]["namespace"]
+    for pod in (event.object, event.old):
+        by = controller_of(pod) if pod else None
+        if by is not None and by["kind"] == kind:
+            yield namespace, by["name"]
+    if controller_of(event.object) is None and event.type != "DELETED":
+        for owner in store.list(resource, namespace):
+            if selectors.of(owner["spec"].get("selector"))(event.object):
+                yield namespace, owner["metadata"]["name"]
 
 
 def claim(store: Store, owner: Object, api_version: str, kind: str, resource: str, matches: Matches) -> list[Object]:

@@ -93,15 +93,7 @@ class ReplicaSetController:
         if event.resource == "replicasets":
             yield key_of(event)
         elif event.resource == "pods":
-            namespace = event.object["metadata"]["namespace"]
-            for pod in (event.object, event.old):
-                by = owners.controller_of(pod) if pod else None
-                if by is not None and by["kind"] == KIND:
-                    yield namespace, by["name"]
-            if owners.controller_of(event.object) is None and event.type != "DELETED":
-                for rs in self._store.list("replicasets", namespace):
-                    if selectors.of(rs["spec"].get("selector"))(event.object):
-                        yield namespace, rs["metadata"]["name"]
+            yield from owners.of_pod(self._store, event, "replicasets", KIND)
 
     def known(self) -> Iterable[Key]:
         """All ReplicaSets."""

@@ -38,15 +38,7 @@ class StatefulSetController:
         if event.resource == "statefulsets":
             yield key_of(event)
         elif event.resource == "pods":
-            namespace = event.object["metadata"]["namespace"]
-            for pod in (event.object, event.old):
-                by = owners.controller_of(pod) if pod else None
-                if by is not None and by["kind"] == KIND:
-                    yield namespace, by["name"]
-            if owners.controller_of(event.object) is None:
-                for owner in self._store.list("statefulsets", namespace):
-                    if selectors.of(owner["spec"].get("selector"))(event.object):
-                        yield namespace, owner["metadata"]["name"]
+            yield from owners.of_pod(self._store, event, "statefulsets", KIND)
 
     def known(self) -> Iterable[Key]:
         """All StatefulSets."""
