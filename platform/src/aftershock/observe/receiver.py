@@ -29,7 +29,7 @@ BODY_MAX, UNPACKED_MAX = 8_000_000, 32_000_000
 CONNECTIONS_MAX = 512
 IDLE_S = 60.0
 SPANS_MAX = 3_000_000
-QUIET_S, LINGER_S = 0.3, 1.5
+QUIET_S, LINGER_S = 0.3, 0.6
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
             415: "Unsupported Media Type", 503: "Service Unavailable"}  # fmt: skip
 
