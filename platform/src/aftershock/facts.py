@@ -70,7 +70,7 @@ def _texts(*names: str) -> tuple[_Part, ...]:
 
 
 _OBSERVATION = (_Part("@metric", object="text", value="value", unit="@unit", time="time_us"),)
-_KINDS = ("requests", "window", "load", "steady", "activity", "step", "recovery", "undo", "observer", "orders", "diagnosis",
+_KINDS = ("requests", "window", "load", "steady", "activity", "step", "recovery", "missed", "undo", "observer", "orders", "diagnosis",
           "unchecked", "unenforced")  # fmt: skip
 
 # Query, its parameters besides the run, the subject as a format of the row (with {n} for its number), and the facts of each row.

@@ -47,12 +47,15 @@ EXPECTED: list[tuple[str, str, Any]] = [
     ("load", "started_on_time", 879),
     ("window.fault", "begins", runs.T0 + 8 * runs.S),
     ("window.fault", "length", 8.0),
-    ("window.fault", "journeys", 160),
-    ("window.fault", "failed", 8),
-    ("window.fault", "success_ratio", 0.95),
-    ("window.fault", "latency_ms_p95", 10.6),
-    ("window.fault", "outage_s_max", 0.05),
-    ("window.baseline", "failed", 0),
+    ("journey.checkout.fault", "journeys", 160),
+    ("journey.checkout.fault", "failed", 8),
+    ("journey.checkout.fault", "success_ratio", 0.95),
+    ("journey.checkout.fault", "latency_ms_p95", 10.6),
+    ("journey.checkout.fault", "outage_s_max", 0.05),
+    ("journey.checkout.baseline", "failed", 0),
+    ("customers", "journeys", 400),
+    ("customers", "failed", 8),
+    ("slo.1", "missed_by", 4.0),
     ("f1", "action", "pod-kill"),
     ("f1", "targets_count", 1),
     ("f1.target.1", "name", runs.POD),
@@ -133,17 +136,33 @@ def test_stored_as_the_contract_says(folder: RunFolder, ledger: list[Fact]) -> N
     }
 
 
+def test_a_success_of_another_journey_ends_no_outage(tmp_path: Path) -> None:
+    folder = runs.write(tmp_path)
+    table = folder.table("samples.parquet").to_pylist()
+    fault_us = runs.T0 + 8 * runs.S
+    for row in table:
+        if fault_us <= row["intended_us"] < fault_us + 2 * runs.S:
+            row |= {"journey": "browse", "status": 200, "error": None} if row["iteration"] % 2 else {"status": 503}
+    with folder.writer("samples.parquet") as writer:
+        writer.append(table)
+    figures = known(facts.of(folder))
+    assert figures["journey.checkout.fault", "outage_s_max"] == pytest.approx(2.0, abs=0.1)
+    assert figures["journey.checkout.fault", "failed"] == 20
+    assert ("journey.browse.fault", "failed") not in figures  # no objective names it
+    assert figures["customers", "failed"] == 20
+
+
 def test_a_refused_run_has_a_ledger_too(tmp_path: Path) -> None:
     refused = known(facts.of(runs.write(tmp_path, runs.refused)))
     assert refused["run", "verdict"] == "INCONCLUSIVE"
     assert refused["file.evidence.json", "missing"] == "evidence.json"
-    assert ("window.fault", "journeys") not in refused
+    assert ("journey.checkout.fault", "journeys") not in refused
     assert ("orders", "failed") not in refused
 
 
 def test_the_golden_run(tmp_path: Path) -> None:
     golden = facts.of(RunFolder.open(GOLDEN))
-    assert known(golden)["window.fault", "success_ratio"] == 0.99375
+    assert known(golden)["journey.checkout.fault", "success_ratio"] == 0.99375
     copy = shutil.copytree(GOLDEN, tmp_path / "copy")
     verdict = json.loads((copy / "verdict.json").read_text())
     verdict["slos"][0]["measured"] = 0.5

@@ -60,7 +60,7 @@ def test_everything_is_written_and_read_back(stored: graph.Graph) -> None:
     fault = {
         row["metric"]: row["value"]
         for row in stored.query("observations", run=runs.RUN_ID, kind="window")
-        if row["subject"] == "window.fault"
+        if row["subject"] == "journey.checkout.fault"
     }
     assert fault["journeys"] == 160
     assert fault["failed"] == 8

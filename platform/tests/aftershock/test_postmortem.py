@@ -52,6 +52,13 @@ def lost(files: runs.Json) -> None:
         "entries": [{"id": 1, "action": "x", "state": "done", "time_us": runs.T0}],
     }
     files["diagnosis.json"]["truth"] = {"entity": "shipping", "rank": 3}
+    files["verdict.json"]["findings"].append(runs.finding(20, "recovery", "FAIL", "no recovery within 15 s", []))
+
+
+def missed(files: runs.Json) -> None:
+    """A weak twin that passes, and says so."""
+    runs.passed(files)
+    files["run.json"]["weakness"] = "payments-single-replica"
 
 
 def crashed(files: runs.Json) -> None:
@@ -68,7 +75,7 @@ def unloaded(files: runs.Json) -> None:
 
 CASES: dict[str, Callable[[runs.Json], None] | None] = {
     "failed": None, "passed": runs.passed, "inconclusive": runs.inconclusive, "refused": runs.refused, "weak": weak, "control": control,
-    "drained": drained, "lost": lost, "crashed": crashed, "unloaded": unloaded,
+    "drained": drained, "lost": lost, "crashed": crashed, "unloaded": unloaded, "missed": missed,
 }  # fmt: skip
 
 
@@ -89,13 +96,15 @@ def every_wording(ledger: list[Fact], language: Language) -> str:
 SAYS: list[tuple[str, str, str]] = [
     (
         "failed",
-        "the success ratio of checkout was 95% over 160 journeys; the objective of 99% did not hold.",
-        "목표 99%는 지켜지지 않았습니다",
+        "the success ratio of checkout was 95% over 160 journeys; the objective of 99% was missed by 4 percentage points.",
+        "목표 99%는 4퍼센트포인트 차이로 지켜지지 않았습니다",
     ),
-    ("failed", "8 of 160 journeys failed in the fault window, a success ratio of 95%.", "성공률은 95%"),
+    ("failed", "in the fault window 8 of 160 checkout journeys failed, a success ratio of 95%.", "성공률은 95%"),
+    ("failed", "of 400 customer journeys after the warm-up, 8 failed.", "400건 중 8건"),
+    ("failed", "the longest outage of checkout in the fault window lasted 50 ms.", "최장 중단 시간은 50ms"),
     ("failed", "12:00:08.250 UTC", "12:00:08.250 UTC"),
     ("passed", "PASS", "PASS"),
-    ("passed", "everything held", "지켜졌습니다"),
+    ("passed", "everything that was checked held", "지켜졌습니다"),
     ("inconclusive", "INCONCLUSIVE", "INCONCLUSIVE"),
     ("inconclusive", "“pod-kill was accepted but its effect was never observed”", "“pod-kill was accepted"),
     ("inconclusive", "“410 Gone”", "“410 Gone”"),
@@ -103,6 +112,8 @@ SAYS: list[tuple[str, str, str]] = [
     ("refused", "“namespace shop is not labelled for chaos”", "“namespace shop is not labelled for chaos”"),
     ("refused", "nothing was injected", "장애를 넣지 않"),
     ("weak", "“payments-single-replica”", "“payments-single-replica”"),
+    ("weak", "the experiment is able to fail", "실패할 수 있음이 확인되었습니다"),
+    ("missed", "its verdict is pass: the experiment is not proven to notice it", "증명되지 않았습니다"),
     ("control", "control run", "대조 실행"),
     ("drained", "“disruption budget”", "“disruption budget”"),
     ("drained", "node body2", "노드 body2"),

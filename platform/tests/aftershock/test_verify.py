@@ -104,7 +104,7 @@ ATTACKS: dict[str, Edit] = {
     "another unit": swap("12.5 ms", "12.5 s"),
     "tampered time": swap("12:00:08.250", "12:00:08.251"),
     "tampered date": swap("2026-03-01", "2026-03-02"),
-    "swapped name": of("a score of", lambda s: s.update(text=s["text"].replace("payments", "shipping"))),
+    "swapped name": of(", score ", lambda s: s.update(text=s["text"].replace("payments", "shipping"))),
     "swapped node": swap("on node body", "on node body2"),
     "swapped cause and effect": of("caused", swap_words("payments", "orders")),
     "swapped verdict": swap("verdict is FAIL", "verdict is PASS"),
@@ -136,7 +136,7 @@ ATTACKS: dict[str, Edit] = {
     "sentence left out": lambda s: s.remove(next(x for x in s if "did not hold" in x["text"])),
     "sentences reordered": lambda s: s.insert(1, s.pop(0)),
     "moved to another section": of("did not hold", lambda s: s.update(section="held")),
-    "a quotation changed": swap("measured 0.95 over", "measured 0.99 over"),
+    "a quotation changed": swap("the loss of one payments pod", "the loss of two payments pods"),
     "said in Korean": of("8 of 160", lambda s: s.update(text="여정 160건 중 8건이 실패했습니다.")),
     "empty of meaning": of("8 of 160", lambda s: s.update(text="[F039]")),
 }  # fmt: skip

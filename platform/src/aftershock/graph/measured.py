@@ -19,11 +19,12 @@ UNENFORCED_MAX = 5
 
 def observe(rows: Rows, folder: RunFolder, run: Json, verdict: Json, evidence: Json) -> None:
     """Add every scalar that a postmortem may cite."""
-    _journeys(rows, folder, run)
+    _journeys(rows, folder, run, verdict)
     _steps(rows, run, evidence)
     _load(rows, evidence)
     _health(rows, evidence)
     _recovery(rows, verdict)
+    _missed(rows, verdict)
     _diagnosis(rows, folder)
     _unchecked(rows, folder, run, verdict)
 
@@ -38,29 +39,48 @@ def _add(
         rows.edge("MEASURED_IN", ("Observation", local), ("Window", properties["window"]))
 
 
-def _journeys(rows: Rows, folder: RunFolder, run: Json) -> None:
+def _journeys(rows: Rows, folder: RunFolder, run: Json, verdict: Json) -> None:
+    """Figures of each kind of journey that an objective names, in each window: a success of one kind ends no outage of another."""
     samples = columns(folder, "samples.parquet", ("iteration", "journey", "intended_us", "end_us", "status", "error"))
     if not samples:
         return
     journeys = slo.iterations(slo.Sample(*sample) for sample in samples)
+    windows = {name: slo.Interval(window["from_us"], window["to_us"])
+               for name, window in (run.get("windows") or {}).items() if window and name != "warm_up"}  # fmt: skip
+    counted = [journey for journey in journeys if any(window.holds(journey.intended_us) for window in windows.values())]
     _add(rows, "requests", "requests", "total", "samples.parquet", value=len(samples), unit="requests")
-    for name, window in (run.get("windows") or {}).items():
-        if not window or name == "warm_up":
-            continue
-        interval = slo.Interval(window["from_us"], window["to_us"])
-        inside = [journey for journey in journeys if interval.holds(journey.intended_us)]
+    for metric, number in (("journeys", len(counted)), ("failed", sum(not journey.ok for journey in counted))):
+        _add(rows, "requests", "customers", metric, "samples.parquet", value=number, unit="journeys")
+    kinds = dict.fromkeys(objective["journey"] for objective in verdict.get("slos") or [])
+    for kind in kinds or sorted({journey.journey for journey in counted}):
+        for name, window in windows.items():
+            _measure(
+                rows, kind, name, window, [j for j in counted if j.journey == kind and window.holds(j.intended_us)]
+            )
+
+
+def _measure(rows: Rows, kind: str, name: str, window: slo.Interval, inside: Sequence[slo.Iteration]) -> None:
+    def add(metric: str, value: float, unit: str, text: str | None = None) -> None:
+        _add(
+            rows,
+            "window",
+            f"journey.{kind}.{name}",
+            metric,
+            "samples.parquet",
+            window=name,
+            value=value,
+            unit=unit,
+            text=text,
+        )
+
+    add("journeys", len(inside), "journeys", kind)
+    if inside:
         failed = sum(not journey.ok for journey in inside)
-
-        def add(metric: str, value: float, unit: str, window: str = name) -> None:
-            _add(rows, "window", f"window.{window}", metric, "samples.parquet", window=window, value=value, unit=unit)
-
-        add("journeys", len(inside), "journeys")
-        if inside:
-            add("failed", failed, "journeys")
-            add("success_ratio", (len(inside) - failed) / len(inside), "ratio")
-            for rank in PERCENTILES:
-                add(f"latency_ms_p{rank}", slo.percentile([journey.latency_ms for journey in inside], rank), "ms")
-            add("outage_s_max", slo.outage_s_max(inside, interval), "s")
+        add("failed", failed, "journeys", name)
+        add("success_ratio", (len(inside) - failed) / len(inside), "ratio")
+        for rank in PERCENTILES:
+            add(f"latency_ms_p{rank}", slo.percentile([journey.latency_ms for journey in inside], rank), "ms")
+        add("outage_s_max", slo.outage_s_max(inside, window), "s")
 
 
 def _steps(rows: Rows, run: Json, evidence: Json) -> None:
@@ -116,6 +136,16 @@ def _health(rows: Rows, evidence: Json) -> None:
         _add(rows, "undo", "undo", "pending", "evidence.json", value=undo.get("pending"), unit="entries")
         _add(rows, "undo", "undo", "done", "evidence.json", value=states.count("done"), unit="entries")
         _add(rows, "undo", "undo", "failed", "evidence.json", value=states.count("failed"), unit="entries")
+
+
+def _missed(rows: Rows, verdict: Json) -> None:
+    """By how much each broken objective was missed; a ratio in percentage points."""
+    for objective in verdict.get("slos") or []:
+        if objective.get("held") is False and objective.get("measured") is not None:
+            ratio = objective["indicator"] == "success_ratio"
+            missed = round(abs(objective["measured"] - objective["bound"]) * (100 if ratio else 1), 6)
+            unit = "points" if ratio else "s" if objective["indicator"] == "outage_s_max" else "ms"
+            _add(rows, "missed", objective["id"], "missed_by", "verdict.json", value=missed, unit=unit)
 
 
 def _recovery(rows: Rows, verdict: Json) -> None:

@@ -2,7 +2,7 @@
 
 A slot is `name=subject/predicate:format`; the name may be left out where it is the predicate, the format says which field of the fact
 is shown, and `@` before the subject shows the subject itself. A subject with `*` is bound once per sentence, so that a sentence never
-mixes two objectives, faults or findings. `when` are further facts that must hold for the sentence to be true; they are cited too.
+mixes two objectives, journeys, faults or findings. `when` are further facts that must hold for the sentence to be true; they are cited too.
 `unless` are facts whose presence makes it untrue. Writer and verifier both get their sentences from `plan`: there is no other way to
 make a claim.
 """
@@ -118,17 +118,21 @@ KINDS: Sequence[Kind] = (
     _kind("summary.control", when="run/expect=none", unless="f*/action"),
     _kind("summary.refusal", "f*/action:action reason=f*/refused:quote", when="run/expect=refused"),
     _kind("summary.weakness", "run/weakness:quote"),
+    _kind("summary.twin", when="run/weakness run/verdict=FAIL"),
+    _kind("summary.twin_missed", "run/verdict:term", when="run/weakness run/verdict=PASS|INCONCLUSIVE"),
     _kind("summary.cluster", "cluster/kind:term cluster/version:quote cluster/nodes:count names=cluster/nodes:quote"),
     _kind("summary.load", "load/tool:quote load/rate:number on_time=load/started_on_time:count load/scheduled:count",
           when="load/offered=yes"),
     # impact
+    _kind("impact.customers", "customers/failed:count customers/journeys:count", when="customers/failed>0"),
     _kind("impact.failed",
-          "window.*/failed:count window.*/journeys:count ratio=window.*/success_ratio:measure window=@window.*/failed:window",
-          when="window.*/failed>0"),
-    _kind("impact.clean", "window.fault/journeys:count", when="window.fault/failed=0"),
-    _kind("impact.latency", "before=window.baseline/latency_ms_p95:measure during=window.fault/latency_ms_p95:measure"),
-    _kind("impact.latency_after", "after=window.recovery/latency_ms_p95:measure before=window.baseline/latency_ms_p95:measure"),
-    _kind("impact.outage", "outage=window.*/outage_s_max:measure window=@window.*/outage_s_max:window", when="window.*/outage_s_max>0"),
+          "journey.*/failed:count journey.*/journeys:count ratio=journey.*/success_ratio:measure "
+          "window=journey.*/failed:window journey=journey.*/journeys:term", when="journey.*/failed>0", limit=12),
+    _kind("impact.outage", "outage=journey.*/outage_s_max:measure window=journey.*/failed:window journey=journey.*/journeys:term",
+          when="journey.*/outage_s_max>0", limit=12),
+    _kind("impact.clean", "journey.*.fault/journeys:count journey=journey.*.fault/journeys:term", when="journey.*.fault/failed=0"),
+    _kind("impact.latency", "before=journey.*.baseline/latency_ms_p95:measure during=journey.*.fault/latency_ms_p95:measure "
+          "after=journey.*.recovery/latency_ms_p95:measure journey=journey.*.fault/journeys:term"),
     _kind("impact.orders_failed", "orders/failed:count orders/total:count", when="orders/failed>0"),
     _kind("impact.orders_clean", "orders/total:count", when="orders/failed=0"),
     _kind("impact.orders_slow", "orders/slow:count", when="orders/slow>0"),
@@ -149,7 +153,7 @@ KINDS: Sequence[Kind] = (
     # cause
     _kind("cause.node", "f*/action:action f*.target.*/name:quote", when="f*.target.*/kind=Node", limit=5),
     _kind("cause.target", "f*/action:action f*.target.*/kind:term f*.target.*/name:quote f*.target.*/node:quote",
-          unless="f*.target.*/kind=Node", limit=5),
+          unless="f*.target.*/kind=Node", limit=12),
     _kind("cause.top", "hypothesis.1/entity:quote hypothesis.1/indicator:term hypothesis.1/score:number",
           when="diagnosis/verdict=root_cause"),
     _kind("cause.path", "hypothesis.1/path:path", when="diagnosis/verdict=root_cause"),
@@ -169,10 +173,10 @@ KINDS: Sequence[Kind] = (
     _kind("held.after", when="steady/after=yes"),
     _kind("held.undo", when="undo/pending=0 undo/failed=0"),
     # broken
-    _kind("broken.slo", _SLO, when="slo.*/held=no", limit=20),
+    _kind("broken.slo", f"{_SLO} missed=slo.*/missed_by:measure", when="slo.*/held=no", limit=20),
     _kind("broken.invariant", "invariant.*/name:term invariant.*/violations:count invariant.*/checked:count",
           when="invariant.*/outcome=FAIL", limit=20),
-    _kind("broken.finding", _FINDING, when="fi-*/outcome=FAIL", limit=30),
+    _kind("broken.finding", _FINDING, when="fi-*/outcome=FAIL", unless="fi-*/rule=slo|invariants", limit=30),
     _kind("broken.after", when="steady/after=no"),
     _kind("broken.nothing", when="run/verdict=PASS"),
     _kind("broken.unproven", when="run/verdict=INCONCLUSIVE"),
@@ -205,8 +209,10 @@ KINDS: Sequence[Kind] = (
     _kind("unknown.unenforced", "count=unenforced/total:count field=unenforced.1/field:quote"),
     # actions
     _kind("actions.advice", "fi-*/rule:rule fi-*/advice:quote", when="fi-*/outcome=FAIL|INCONCLUSIVE", limit=20),
-    _kind("actions.look", "hypothesis.1/entity:quote", when="run/verdict=FAIL diagnosis/verdict=root_cause"),
-    _kind("actions.rerun", "run/seed:plain", when="run/verdict=FAIL"),
+    _kind("actions.look", "hypothesis.1/entity:quote", when="run/verdict=FAIL diagnosis/verdict=root_cause",
+          unless="run/weakness"),
+    _kind("actions.rerun", "run/seed:plain", when="run/verdict=FAIL", unless="run/weakness"),
+    _kind("actions.twin", when="run/weakness run/verdict=FAIL"),
     _kind("actions.repeat", when="run/verdict=INCONCLUSIVE"),
     _kind("actions.none", when="run/verdict=PASS"),
 )  # fmt: skip
@@ -296,6 +302,10 @@ def _bindings(kind: Kind, ledger: Ledger) -> Iterator[Mapping[str, str]]:
             continue
         seen.add(key)
         binding = {widest: fact.subject} | ({wild: fact.predicate} if wild else {})
+        head, _, tail = widest.partition("*")
+        for other in patterns:  # `journey.*.baseline` is of the same journey as `journey.*.fault`
+            if other != widest and tail and "*" not in tail and other.startswith(head + "*"):
+                binding[other] = other.replace("*", fact.subject[len(head) : len(fact.subject) - len(tail)])
         if widest.startswith("f*."):
             binding["f*"] = fact.subject.split(".")[0]
         yield binding

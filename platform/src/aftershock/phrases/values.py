@@ -34,6 +34,8 @@ def measured(value: float | int, unit: str | None, language: str) -> str:
         return f"{number(value, 2)}초" if korean else f"{number(value, 2)} s"
     if unit == "1/s":
         return f"초당 {number(value, 2)}" if korean else f"{number(value, 2)} per second"
+    if unit == "points":
+        return f"{number(value, 2)}퍼센트포인트" if korean else f"{number(value, 2)} percentage points"
     return number(value, 2)
 
 
