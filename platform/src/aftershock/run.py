@@ -46,39 +46,43 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     graph.open(options.graph).close()  # one that cannot be written is better known before the experiment than after it
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
-    refused = False
     with Session(experiment, cluster, folder, settings, tell, weak=options.weak) as session:
         try:
-            session.preflight(options.unleash)
-            session.weaken()
-            session.observe()
-            session.offer_load()
-            session.steady("before")
-            session.inject()
-            session.undo()
-            session.steady("after")
-        except Refused as refusal:
-            session.refuse(refusal)
-            refused = True
+            if _begun(session, options.unleash):
+                session.settle()
+                session.store()
         except KeyboardInterrupt:
             session.abandon("interrupted by the user")
             raise
-        except Stopped as stopped:
-            session.note(stopped)
-        except AftershockError as error:  # a step that could not be done: what was seen so far is judged
-            if session.plan is None:
-                session.refuse(Refused(f"preflight could not be completed: {error}", hint=error.hint))
-                refused = True
-            else:
-                session.note(Stopped(str(error), error.hint))
-        if not refused:
-            session.settle()
-            session.store()
     try:
         conclude.conclude(folder, options.graph, options.model, tell)
     except GraphError as error:  # the run is stored whole, and the verdict does not hang on the graph
         tell.say(f"warning: {error}\nhint: {error.hint}")
     return folder
+
+
+def _begun(session: Session, unleash: bool) -> bool:
+    """The steps around the fault; False if the run must not begin, True even if it stopped early."""
+    try:
+        session.preflight(unleash)
+        session.weaken()
+        session.observe()
+        session.offer_load()
+        session.steady("before")
+        session.inject()
+        session.undo()
+        session.steady("after")
+    except Refused as refusal:
+        session.refuse(refusal)
+        return False
+    except Stopped as stopped:
+        session.note(stopped)
+    except AftershockError as error:  # a step that could not be done: what was seen so far is judged
+        if session.plan is None:
+            session.refuse(Refused(f"preflight could not be completed: {error}", hint=error.hint))
+            return False
+        session.note(Stopped(str(error), error.hint))
+    return True
 
 
 def check(experiment: Experiment, on: str, unleash: bool, settings: Settings) -> preflight.Check:

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.cluster
 
 PROJECT = Path(__file__).parents[3]
 WINDOWS = {"rate_per_s": 20, "warm_up_s": 0.5, "baseline_s": 3, "fault_s": 3, "recovery_s": 2}
-RUN_S = 60
+# For runs that nobody diagnoses: a window holds the journeys that an objective needs, and not many more.
+SHORT = {**WINDOWS, "baseline_s": 1.5, "fault_s": 2}
+RUN_S = 90  # a deadline for a machine that does other things too; nothing waits for it
+KILL = "payments-pod-kill"
+CHAOS = "/apis/chaos-mesh.org/v1alpha1/networkchaos"
 
 
 class Bed:
@@ -48,9 +52,13 @@ class Bed:
 
     def run(self, path: Path, *arguments: str, code: int) -> dict[str, Any]:
         """Run one experiment and return its verdict.json."""
-        rows = json.loads(self.call("run", str(path), "--json", "--model", "none", *arguments, code=code))
-        verdict: dict[str, Any] = json.loads((self.folder / rows[0]["report"]).with_name("verdict.json").read_text())
-        return verdict
+        self.call("run", str(path), "--model", "none", *arguments, code=code)
+        return self.verdict(path.stem)
+
+    def verdict(self, name: str) -> dict[str, Any]:
+        """What the newest run of an experiment came to."""
+        found: dict[str, Any] = json.loads((self.reports / name / "latest" / "verdict.json").read_text())
+        return found
 
     def kubectl(self, method: str, path: str, body: Any = None, content: str = "application/merge-patch+json") -> Any:
         from aftershock import settings
@@ -63,7 +71,7 @@ class Bed:
             cluster.close()
 
     def faults(self) -> list[str]:
-        chaos = self.kubectl("GET", "/apis/chaos-mesh.org/v1alpha1/networkchaos")["items"]
+        chaos = self.kubectl("GET", CHAOS)["items"]
         leases = self.kubectl("GET", "/apis/coordination.k8s.io/v1/namespaces/shop/leases")["items"]
         slices = self.kubectl("GET", "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices")["items"]
         nodes = self.kubectl("GET", "/api/v1/nodes")["items"]
@@ -104,7 +112,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 
 def variant(bed: Bed, base: str, name: str, **changes: Any) -> Path:
-    """An experiment of the project with short windows and some keys changed (dotted paths below the extension)."""
+    """An experiment of the project with other windows, arguments of its action, or keys of the extension."""
     document = yaml.safe_load((PROJECT / "experiments" / f"{base}.yaml").read_text())
     extension = document["extensions"][0]
     extension["load"].update(WINDOWS)
@@ -124,9 +132,23 @@ def reasons(verdict: dict[str, Any], outcome: str) -> dict[str, str]:
     return {f["rule"]: f["summary"] for f in verdict["findings"] if f["outcome"] == outcome}
 
 
-def test_a_killed_pod_passes_and_leaves_a_whole_folder(bed: Bed) -> None:
-    verdict = bed.run(variant(bed, "payments-pod-kill", "kill"), code=0)
-    assert verdict["verdict"] == "PASS"
+@pytest.fixture(scope="module")
+def during(bed: Bed) -> dict[str, Any]:
+    """A run that kills a pod, whole and with exit code 0; what a second run that was started meanwhile came to."""
+    calm = {
+        "warm_up_s": 1.5
+    }  # the second one has come and gone before the baseline: what is diagnosed is the fault alone
+    first = bed.start("run", str(variant(bed, KILL, "kill", load=calm)), "--model", "none")
+    until(first, "starting observers")
+    second = bed.run(variant(bed, "payments-latency", "second"), code=2)
+    out, err = first.communicate(timeout=RUN_S)
+    assert first.returncode == 0, out + err
+    bed.clean()
+    return second
+
+
+def test_a_killed_pod_passes_and_leaves_a_whole_folder(bed: Bed, during: dict[str, Any]) -> None:
+    assert bed.verdict("kill")["verdict"] == "PASS"
     latest = bed.reports / "kill" / "latest"
     written = {p.name for p in latest.iterdir()}
     assert written >= {
@@ -137,9 +159,14 @@ def test_a_killed_pod_passes_and_leaves_a_whole_folder(bed: Bed) -> None:
     assert not [name for name in written if name.startswith(".")], "no temporary file stays"
     assert json.loads((latest / "diagnosis.json").read_text())["ranked"][0]["entity"] == "payments"
     bed.call("verify", "kill")
-    bed.clean()
 
 
+def test_two_runs_at_once_do_not_mix(bed: Bed, during: dict[str, Any]) -> None:
+    assert "another run" in reasons(during, "INCONCLUSIVE")["preflight"]
+    assert bed.verdict("kill")["verdict"] == "PASS"
+
+
+@pytest.mark.usefixtures("during")
 def test_a_changed_claim_is_found(bed: Bed) -> None:
     path = bed.reports / "kill" / "latest" / "postmortem.md"
     true = path.read_text()
@@ -150,32 +177,41 @@ def test_a_changed_claim_is_found(bed: Bed) -> None:
         path.write_text(true)
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "rule", "says"),
-    [
-        ("no-load", {"load": {**WINDOWS, "rate_per_s": 0}}, "load", "0"),
-        ("no-target", {"arguments": {"label_selector": "app=nobody"}}, "targets", "nothing|no pod|matched"),
-        ("too-far", {"blast_radius": {"namespaces": ["shop"], "pods_max": 0, "nodes_max": 0, "seconds_max": 60}}, "preflight", "pods"),
-        ("elsewhere", {"arguments": {"ns": "kube-system"}}, "preflight", "kube-system"),
-    ],
-)  # fmt: skip
+NOTHING_TESTED = [
+    ("no-load", {"load": {"rate_per_s": 0}}, "load", "0"),
+    ("no-target", {"arguments": {"label_selector": "app=nobody"}}, "targets", "nothing|no pod|matched"),
+    ("too-far", {"blast_radius": {"namespaces": ["shop"], "pods_max": 0, "nodes_max": 0, "seconds_max": 60}}, "preflight", "pods"),
+    ("elsewhere", {"arguments": {"ns": "kube-system"}}, "preflight", "kube-system"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refused(bed: Bed) -> list[dict[str, Any]]:
+    """One command that runs four experiments, none of which may begin; its rows."""
+    paths = [str(variant(bed, KILL, name, **changes)) for name, changes, _, _ in NOTHING_TESTED]
+    rows: list[dict[str, Any]] = json.loads(bed.call("run", *paths, "--json", "--model", "none", code=2))
+    bed.clean()
+    return rows
+
+
+@pytest.mark.parametrize(("name", "rule", "says"), [(name, rule, says) for name, _, rule, says in NOTHING_TESTED])
 def test_what_tests_nothing_is_inconclusive_before_load_starts(
-    bed: Bed, name: str, changes: dict[str, Any], rule: str, says: str
+    bed: Bed, refused: list[dict[str, Any]], name: str, rule: str, says: str
 ) -> None:
-    verdict = bed.run(variant(bed, "payments-pod-kill", name, **changes), code=2)
-    assert verdict["verdict"] == "INCONCLUSIVE"
+    (row,) = [r for r in refused if r["experiment"] == name]
+    verdict = bed.verdict(name)
+    assert row["verdict"] == verdict["verdict"] == "INCONCLUSIVE"
     found = reasons(verdict, "INCONCLUSIVE")
     assert re.search(says, found[rule]), found
     assert not (bed.reports / name / "latest" / "samples.parquet").exists()
-    assert (bed.reports / name / "latest" / "report.html").is_file()
-    bed.clean()
+    assert (bed.folder / row["report"]).is_file()
 
 
 def test_a_shop_that_is_down_already_is_inconclusive(bed: Bed) -> None:
     path = "/apis/apps/v1/namespaces/shop/deployments/cart"
     bed.kubectl("PATCH", path, {"spec": {"replicas": 0}})
     try:
-        verdict = bed.run(variant(bed, "payments-pod-kill", "down"), code=2)
+        verdict = bed.run(variant(bed, KILL, "down", load=SHORT), code=2)
         assert verdict["verdict"] == "INCONCLUSIVE"
         assert "steady" in reasons(verdict, "INCONCLUSIVE")["steady_before"]
         evidence = json.loads((bed.reports / "down" / "latest" / "evidence.json").read_text())
@@ -196,7 +232,7 @@ def test_a_shop_that_stalls_fails_and_the_load_stays_valid(bed: Bed) -> None:
     document = yaml.safe_load((PROJECT / "experiments" / "payments-latency.yaml").read_text())
     document["method"][0]["provider"]["func"] = "network_partition"
     del document["method"][0]["provider"]["arguments"]["latency_ms"]
-    document["extensions"][0]["load"].update(WINDOWS)
+    document["extensions"][0]["load"].update(SHORT)
     document["extensions"][0]["weak_twin"] = {"weakness": "no-timeout", "must_break": "success_ratio"}
     path = bed.folder / "stall.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -215,42 +251,43 @@ def until(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"the run ended before {text!r}")
 
 
-@pytest.mark.parametrize("step", ["preflight", "starting k6", "baseline", ": fault", "recovery"])
+STEPS = ["preflight", "starting k6", "baseline", ": fault", "recovery", "letting orders settle"]
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_ctrl_c_leaves_nothing_behind(bed: Bed, step: str) -> None:
-    process = bed.start("run", str(variant(bed, "payments-latency", "ctrl-c")), "--model", "none")
+    brief = {**WINDOWS, "baseline_s": 0.7, "fault_s": 0.7, "recovery_s": 1}  # each step is only to be met
+    process = bed.start("run", str(variant(bed, "payments-latency", "ctrl-c", load=brief)), "--model", "none")
     until(process, step)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=RUN_S)
     assert process.returncode == 130, out + err
-    verdict = json.loads((bed.reports / "ctrl-c" / "latest" / "verdict.json").read_text())
+    verdict = bed.verdict("ctrl-c")
     assert verdict["verdict"] == "INCONCLUSIVE"
     assert "interrupted" in verdict["findings"][0]["summary"]
     bed.clean()
 
 
-def test_kill_9_in_the_fault_is_undone_within_two_seconds_and_the_next_run_works(bed: Bed) -> None:
-    process = bed.start("run", str(variant(bed, "payments-latency", "killed")), "--model", "none")
+@pytest.fixture(scope="module")
+def killed(bed: Bed) -> float:
+    """`kill -9` of a run in the middle of its fault; seconds until the cluster was without the fault."""
+    long = {**SHORT, "baseline_s": 1, "fault_s": 60}  # nobody but the watchdog can end it
+    process = bed.start("run", str(variant(bed, "payments-latency", "killed", load=long)), "--model", "none")
     until(process, ": fault")
-    assert bed.kubectl("GET", "/apis/chaos-mesh.org/v1alpha1/networkchaos")["items"]
+    assert bed.kubectl("GET", CHAOS)["items"]
     process.kill()
+    begun = time.monotonic()
     process.communicate(timeout=10)
-    killed = time.monotonic()
-    while bed.kubectl("GET", "/apis/chaos-mesh.org/v1alpha1/networkchaos")["items"]:
-        assert time.monotonic() - killed < 2.0, "the watchdog has two seconds"
-        time.sleep(0.05)
+    while bed.kubectl("GET", CHAOS)["items"]:
+        assert time.monotonic() - begun < RUN_S, "nobody undid it"
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+def test_kill_9_in_the_fault_is_undone_within_two_seconds(bed: Bed, killed: float) -> None:
+    assert killed < 2.0, "the watchdog has two seconds"
     bed.clean()
     assert bed.call("undo").strip() == "nothing to undo"
-    bed.run(variant(bed, "payments-latency", "after-kill"), code=0)
-
-
-def test_two_runs_at_once_do_not_mix(bed: Bed) -> None:
-    first = bed.start("run", str(variant(bed, "payments-pod-kill", "first")), "--model", "none")
-    until(first, "baseline")
-    second = bed.run(variant(bed, "payments-latency", "second"), code=2)
-    assert "another run" in reasons(second, "INCONCLUSIVE")["preflight"]
-    out, err = first.communicate(timeout=RUN_S)
-    assert first.returncode == 0, out + err
-    bed.clean()
 
 
 def test_check_tells_the_targets_and_changes_nothing(bed: Bed) -> None:
@@ -274,28 +311,36 @@ def test_bad_arguments_and_files_are_254(bed: Bed) -> None:
     assert "hint:" in err
 
 
-def test_experiments_are_tests(bed: Bed) -> None:
+@pytest.mark.usefixtures("killed")
+def test_experiments_are_tests_and_the_run_after_a_kill_works(bed: Bed) -> None:
     folder = bed.folder / "suite"
     folder.mkdir()
-    for name, changes in (("good", {}), ("untested", {"arguments": {"label_selector": "app=nobody"}})):
-        path = variant(bed, "payments-pod-kill", name, **changes)
+    for base, name, changes in (("payments-latency", "good", {}), (KILL, "untested", NOTHING_TESTED[1][1])):
+        path = variant(bed, base, name, **{"load": SHORT, **changes})
         document = yaml.safe_load(path.read_text())
         del document["extensions"][0]["weak_twin"]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
         path.unlink()
     (folder / "notes.yaml").write_text("just: a file\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder), "--rootdir", str(folder),
-               "--aftershock-on", "pocket", "--junitxml", "gate.xml"]  # fmt: skip
-    done = subprocess.run(
-        command, env=bed.env, cwd=bed.folder, capture_output=True, text=True, timeout=RUN_S, check=False
-    )
+    done = pytest_of(bed, folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed, 1 passed" in done.stdout
     assert "untested is INCONCLUSIVE, and must be PASS" in done.stdout
     assert 'tests="2"' in (bed.folder / "gate.xml").read_text()
-    (folder / "good.yaml").unlink()
-    (folder / "untested.yaml").unlink()
-    empty = subprocess.run(
+    bed.clean()
+
+
+def test_a_gate_that_collected_nothing_is_red(bed: Bed) -> None:
+    folder = bed.folder / "empty"
+    folder.mkdir()
+    (folder / "notes.yaml").write_text("just: a file\n")
+    assert pytest_of(bed, folder).returncode == 5
+
+
+def pytest_of(bed: Bed, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A pytest session of a folder of experiments."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder), "--rootdir", str(folder),
+               "--aftershock-on", "pocket", "--junitxml", "gate.xml"]  # fmt: skip
+    return subprocess.run(
         command, env=bed.env, cwd=bed.folder, capture_output=True, text=True, timeout=RUN_S, check=False
     )
-    assert empty.returncode == 5, "a gate that collected nothing is red"
