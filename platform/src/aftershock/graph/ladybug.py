@@ -99,11 +99,12 @@ class Ladybug:
 
     def write_run(self, rows: Rows) -> None:
         """Put a run in place of what the graph held of it, in one transaction."""
-        self.write_runs([rows], [rows.run_id] if rows.run_id in self.runs() else [])
+        self.write_runs([rows])
 
-    def write_runs(self, runs: Sequence[Rows], known: Sequence[str]) -> None:
-        """Put runs in place of what the graph held of them, in one transaction; `known` are those of which it may hold something."""
-        self._transaction(writes.statements(runs, known))
+    def write_runs(self, runs: Sequence[Rows]) -> None:
+        """Put runs in place of what the graph held of them, in one transaction."""
+        held = set(self.runs())
+        self._transaction(writes.statements(runs, [rows.run_id for rows in runs if rows.run_id in held]))
 
     def runs(self) -> list[str]:
         """Ids of the runs in the file."""

@@ -57,7 +57,7 @@ class Shelf:
             current = self._writable()
             room = max(1, RUNS_A_FILE - len(self._runs))
             batch, waiting = waiting[:room], waiting[room:]
-            current.write_runs(batch, [rows.run_id for rows in batch if rows.run_id in self._runs])
+            current.write_runs(batch)
             self._runs |= {rows.run_id for rows in batch}
 
     def remove_run(self, run_id: str) -> None:
