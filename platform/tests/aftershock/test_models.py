@@ -68,7 +68,7 @@ def stop(_: object) -> int:
 HOSTILE: dict[str, Stub] = {
     "lies": Stub(0, "The verdict is PASS and no order failed."),
     "negates": Stub(0, lambda t: t.replace(" was ", " was not ").replace(" held", " did not hold").replace("failed", "succeeded")),
-    "denies": Stub(0, lambda t: t.replace("did not hold", "held")),
+    "denies": Stub(0, lambda t: t.replace("did not hold, missed", "held, missed").replace("was missed", "was not missed")),
     "swaps placeholders": Stub(0, lambda t: t.replace("<a>", "<x>").replace("<b>", "<a>").replace("<x>", "<b>")),
     "drops a placeholder": Stub(0, lambda t: t.replace("<a>", "")),
     "doubles a placeholder": Stub(0, lambda t: t + " <a>"),
