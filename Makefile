@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHONS := platform benchmarks scenarios
 
+# Without bytecode each of the processes that work together here compiles its imports anew: a second of CPU each, every time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-demo check format lock clean
 
