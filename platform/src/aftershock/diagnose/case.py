@@ -78,6 +78,8 @@ class Case:
         default_factory=dict
     )  # calls counted on each edge, where they were
     hold_s: float = 0.0  # a disturbance shorter than this is a hiccup of the machine
+    rise_min: float = 0.10  # a latency that rises by less than this share of normal is no disturbance
+    slowdown_max: float = 1.0  # what shares one machine may all be slower by this factor without anybody's doing
 
     @property
     def entities(self) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from aftershock.diagnose.case import Case, Kind, Series, kind_of
 from aftershock.diagnose.symptom import KINDS, Symptom, symptoms
 
 BEFORE_MIN = 5  # rows of normal operation without which nothing can deviate
-RISE_MIN = 0.10  # a rise smaller than this share of normal is no disturbance, however quiet the series was
 SCORE_MIN = 6.0  # one row that stands out as far as a row can
 RARE = 0.02  # share of normal windows that may be as bad as a disturbance
+HIGH = 0.9  # a level that so many rows of normal operation stay below
 NORMAL_SHARE = 0.4  # where no start is given, the first rows are taken for normal operation
 CLIP = 20.0
 BELOW = 0.3  # how much the worst of the entities below counts when the start is looked for
@@ -44,7 +44,7 @@ class Disturbance:
         return self.rows >= 2 and self.score >= SCORE_MIN and self.rarity <= RARE
 
 
-def disturbance(case: Case, symptom: Symptom, start: float) -> Disturbance | None:
+def disturbance(case: Case, symptom: Symptom, start: float, slowdown: float = 1.0) -> Disturbance | None:
     """How a symptom stood out after `start`; None where it did not, only for a moment, or by too little to matter."""
     series = symptom.series
     cut = bisect_left(series.times, start)
@@ -57,14 +57,17 @@ def disturbance(case: Case, symptom: Symptom, start: float) -> Disturbance | Non
         return None
     base = middle if symptom.kind == "latency" else fmean(before)
     rise = fmean(after[found.begin : found.end]) - base
-    least = RISE_MIN * abs(base) if symptom.kind == "latency" else symptom.floor
+    least = symptom.floor
+    if symptom.kind == "latency":
+        least = abs(base) * (slowdown * (1 + case.rise_min) - 1)
     begin, end = series.times[cut + found.begin], series.times[cut + found.end - 1]
     if rise <= max(least, 1e-12) or (found.rows - 1) * series.step + 1e-9 < case.hold_s:
         return None
     often = deviation.rarity(found.score, [(v - middle) / sigma for v in before], len(after))
     if len(before) < 2 * len(after):  # too few windows of normal operation to tell how rare it is
         calm = deviation.worst_segment([(v - middle) / sigma for v in before])
-        often = 1.0 if calm is not None and calm.score >= found.score else 0.0
+        high = sorted(before)[int(HIGH * (len(before) - 1))]
+        often = 1.0 if base + rise <= high or (calm is not None and calm.score >= found.score) else 0.0
     return Disturbance(begin, end, found.rows, found.score, base, rise, often)
 
 

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from aftershock.diagnose.case import Case, Disruption
 
-SYMPTOM, EVENT = 0.6, 0.4  # what was felt counts more than what happened, since something always happens somewhere
+SYMPTOM, EVENT, NODE_EVENT = (
+    0.6,
+    0.4,
+    0.6,
+)  # what was felt counts more than what happened, since something always happens somewhere
 EXCUSED = 0.05  # a service whose pods went with their node
 TOGETHER_S = 5.0  # disruptions of one node's pods within this time have one cause
 SLACK_S = 1.0
@@ -34,7 +38,8 @@ def combined(
     scores = {entity: SYMPTOM * sure * share for entity, share in shares.items()}
     for node, weight in told.items():
         theirs = sum(shares.get(service, 0.0) for service in on_node.get(node, ()))
-        scores[node] = EVENT * weight + SYMPTOM * sure * min(1.0, theirs)
+        alone = EVENT if len(on_node.get(node, ())) < 2 else NODE_EVENT  # services that went together name their node
+        scores[node] = alone * weight + SYMPTOM * sure * min(1.0, theirs)
     for entity, weight in _strongest(d for d in events if d.entity not in hosts).items():
         scores[entity] = scores.get(entity, 0.0) + (EXCUSED if entity in excused else EVENT) * weight
     return scores

@@ -34,8 +34,10 @@ class Signal:
         return max(0.0, self.after - self.before) * self.volume
 
 
-def signals(case: Case, found: Mapping[str, Symptom], start: float, when: Moments) -> dict[str, Signal]:
-    """The disturbance of every entity with such a symptom."""
+def signals(
+    case: Case, found: Mapping[str, Symptom], start: float, when: Moments, slowdown: float = 1.0
+) -> dict[str, Signal]:
+    """The disturbance of every entity with such a symptom; latencies beyond a `slowdown` of the whole machine."""
     requests = {entity: metrics[choose(metrics, None)] for entity, metrics in case.of_kind("requests").items()}
     volumes = {entity: v for entity, series in requests.items() if (v := _level(series, start, when)) is not None}
     made: dict[str, Signal] = {}
@@ -44,8 +46,16 @@ def signals(case: Case, found: Mapping[str, Symptom], start: float, when: Moment
         base = _base(symptom, start)
         if after is not None and base is not None:
             volume = 1.0 if symptom.counted else _volume(case, entity, volumes)
-            made[entity] = Signal(symptom.metric, base, after, volume)
+            made[entity] = Signal(
+                symptom.metric, base * (slowdown if symptom.kind == "latency" else 1.0), after, volume
+            )
     return made
+
+
+def slowdown(found: Mapping[str, Signal], most: float) -> float:
+    """By which factor the entities that are best off are slower too, up to `most`: the machine that they share."""
+    ratios = sorted(s.after / s.before for s in found.values() if s.before > 0)
+    return min(most, max(1.0, ratios[1])) if len(ratios) > 2 else 1.0
 
 
 def exclusive(case: Case, found: Mapping[str, Signal]) -> dict[str, float]:

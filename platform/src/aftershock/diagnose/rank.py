@@ -6,6 +6,7 @@ Pure: takes a `Case`, gives a `Diagnosis`. Anchors: Hardt et al., "The PetShop D
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from statistics import median
 
@@ -23,9 +24,9 @@ from aftershock.diagnose.felt import (
     start_of,
     wanted_kind,
 )
-from aftershock.diagnose.impact import exclusive, signals
+from aftershock.diagnose.impact import exclusive, signals, slowdown
 from aftershock.diagnose.robust import robust, stands_out
-from aftershock.diagnose.silence import GONE, losses, passed_on
+from aftershock.diagnose.silence import GONE, hangs, losses, passed_on, retries, waited_for
 from aftershock.diagnose.symptom import KINDS, Symptom, symptoms
 
 UNREACHABLE = 0.05  # weight of a candidate to which no chain of calls leads from where it was felt
@@ -97,7 +98,8 @@ class Ranking:
         if entity is None or entity not in self.symptoms[kind]:
             return None
         if (kind, entity) not in self._disturbances:
-            self._disturbances[kind, entity] = disturbance(self.case, self.symptoms[kind][entity], self.start)
+            symptom = self.symptoms[kind][entity]
+            self._disturbances[kind, entity] = disturbance(self.case, symptom, self.start, self.slowdown)
         return self._disturbances[kind, entity]
 
     def strongly(self, entity: str | None) -> list[tuple[Kind, Disturbance]]:
@@ -143,14 +145,35 @@ class Ranking:
             worst = moments(found.get(entry), self.start) if felt else Moments()
             views = [(HOT_SHARE, worst), (1 - HOT_SHARE, Moments())] if worst.times else [(1.0, worst)]
             for weight, when in views:
-                own = exclusive(self.case, signals(self.case, found, self.start, when))
+                own = exclusive(self.case, signals(self.case, found, self.start, when, self.slowdown))
                 own = passed_on(self.case, own, self.start, when, failures=kind != "latency")
+                for waits in self._waits(kind, when):
+                    own = waited_for(own, waits)
                 weighed = {e: v * (1.0 if e in reached or len(reached) < 2 else UNREACHABLE) for e, v in own.items()}
                 whole = sum(weighed.values())
                 for entity, value in weighed.items():
                     if value > 0:
                         total[entity] = total.get(entity, 0.0) + weight * value / whole / len(both)
         return {entity: share for entity, share in total.items() if share > SHARE_MIN}
+
+    def _waits(self, kind: Kind, when: Moments) -> Iterator[dict[tuple[str, str], float]]:
+        """What callers wait for in the moments that count: retries explain latency, hanging callees explain failures."""
+        if kind != "latency":
+            yield hangs(self.case, signals(self.case, symptoms(self.case, "latency", mean=True), self.start, when))
+            return
+        failing: tuple[Kind, ...] = ("errors", "availability")
+        for failures in failing:
+            usable = {e: s for e, s in self.symptoms[failures].items() if not s.counted}
+            yield retries(self.case, signals(self.case, usable, self.start, when))
+
+    @cached_property
+    def slowdown(self) -> float:
+        """By which factor everything was slower when users felt it."""
+        if self.case.slowdown_max <= 1:
+            return 1.0
+        means = symptoms(self.case, "latency", mean=True)
+        when = moments(means.get(self.entry or ""), self.start)
+        return slowdown(signals(self.case, means, self.start, when), self.case.slowdown_max)
 
     @cached_property
     def robust(self) -> dict[str, tuple[float, str]]:

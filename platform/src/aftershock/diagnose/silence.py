@@ -1,6 +1,8 @@
-"""An entity that is gone measures nothing: its callers fail, seemingly by themselves, right when nobody reaches it any more.
+"""What a caller seems to do by itself because of a callee that is gone or failing.
 
-A caller that fails early stops calling too, but then all its callees fall silent; when one of several does, it is the one to suspect.
+An entity that is gone measures nothing: its callers fail right when nobody reaches it any more. One that refuses is quick about it: its
+callers try again and wait. One that hangs may answer well in the end: its callers gave up long ago. A caller that fails early stops
+calling too, but then all its callees fall silent; when one of several does, it is the one to suspect.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from statistics import median
 from aftershock.diagnose import deviation
 from aftershock.diagnose.case import Case, Series
 from aftershock.diagnose.felt import BEFORE_MIN, Moments
+from aftershock.diagnose.impact import Signal
 from aftershock.diagnose.symptom import choose
 
 DROP_MIN = 0.25  # share of its requests that an entity must lose to be called silent
 VOLUME_MIN = 2.0  # requests per row below which silence means nothing
-ALONE, ONLY, TOGETHER = (
-    0.75,
-    0.45,
-    0.2,
-)  # share of a caller's doing that goes to its silent callees: among others, the only one, all silent
+# Share of a caller's doing that goes to its silent callees: while it still calls others, if there is one, if there are several.
+ALONE, ONLY, TOGETHER = 0.75, 0.45, 0.2
 OTHERS_MIN = 0.1  # calls to other callees that must go on, as a share of the missing ones
+SLOW_MIN, HANGS_MIN = (
+    5.0,
+    0.5,
+)  # both slower than usual by this factor; share of the caller's time that the callee takes
+FAILING_MIN = 0.02  # share of failures from which on callers are taken to wait and try again
 GONE = 0.5  # an entity that lost this share of its requests is as good as hit
 
 
@@ -49,6 +54,37 @@ def passed_on(case: Case, own: Mapping[str, float], start: float, when: Moments,
         for callee, at in silent.items():
             moved[callee] = moved.get(callee, 0.0) + taken * at.number / missing
     return moved
+
+
+def waited_for(own: Mapping[str, float], waits: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """Exclusive impact with a caller's share passed to the callees that it waits for, in proportion to `waits`."""
+    moved = dict(own)
+    for caller, value in own.items():
+        parts = {callee: part for (a, callee), part in waits.items() if a == caller and part > 0}
+        whole = sum(parts.values())
+        if value > 0 and whole > 0:
+            moved[caller] -= value * ALONE
+            for callee, part in parts.items():
+                moved[callee] = moved.get(callee, 0.0) + value * ALONE * part / whole
+    return moved
+
+
+def retries(case: Case, failing: Mapping[str, Signal]) -> dict[tuple[str, str], float]:
+    """(caller, callee) -> share of the callee's answers that are failures, which callers wait to try again."""
+    shares = {e: s.after - s.before for e, s in failing.items()}
+    return {(a, b): shares[b] for a, b in case.calls if a != b and shares.get(b, 0.0) >= FAILING_MIN}
+
+
+def hangs(case: Case, slow: Mapping[str, Signal]) -> dict[tuple[str, str], float]:
+    """(caller, callee) -> share of the caller's time that it waits for a callee much slower than usual, until it gives up."""
+    found: dict[tuple[str, str], float] = {}
+    for caller, callee in case.calls:
+        if caller != callee and caller in slow and callee in slow:
+            mine, theirs = slow[caller], slow[callee]
+            if theirs.after > SLOW_MIN * theirs.before and mine.after > SLOW_MIN * mine.before:
+                share = theirs.after / mine.after
+                found.update({(caller, callee): min(1.0, share)} if share >= HANGS_MIN else {})
+    return found
 
 
 @dataclass(frozen=True)
