@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from statistics import median
 from typing import Literal
@@ -14,16 +15,24 @@ Kind = Literal["latency", "errors", "availability", "requests", "resource"]
 
 # Names of metrics in the wild, most telling first.
 _KINDS: tuple[tuple[Kind, str], ...] = (
-    ("availability", r"availab|success|uptime|\bup\b"),
-    ("errors", r"err|fault|fail|5xx|4xx|exception|refus|reset|timeout|drop"),
-    ("latency", r"laten|durat|response|elapsed|\brt\b|(^|[^a-z])p(50|75|90|95|99)([^0-9]|$)"),
-    ("requests", r"request|traffic|workload|through|rps|qps|call|invocation|^count$|load$"),
+    ("resource", r"cpu|mem|disk|heap|thread|page|socket|(^|[^a-z])(gc|io|fd|tcp|udp|net)([^a-z]|$)"),
+    ("availability", r"availab|success|(^|[^a-z])up$"),
+    ("errors", r"error|(^|[^a-z])(err|faults?|drop)|fail|5xx|4xx|exception|refus|reset|timeout"),
+    ("latency", r"laten|durat|response(?!s)|elapsed|(^|[^a-z])rt([^a-z]|$)|(^|[^a-z])p(50|75|90|95|99)([^0-9]|$)"),
+    (
+        "requests",
+        r"request|responses|traffic|workload|through|(^|[^a-z])(rps|qps|hits)|call|invocation|^count$|(^|[^a-z])load$",
+    ),
 )
 
 
 def kind_of(metric: str) -> Kind:
     """What a metric measures, by its name; whatever has no other name is a resource."""
-    name = metric.lower()
+    return _kind_of(metric.lower())
+
+
+@cache
+def _kind_of(name: str) -> Kind:
     return next((kind for kind, pattern in _KINDS if re.search(pattern, name)), "resource")
 
 

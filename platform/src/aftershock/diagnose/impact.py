@@ -61,8 +61,11 @@ def slowdown(found: Mapping[str, Signal], most: float) -> float:
 def exclusive(case: Case, found: Mapping[str, Signal]) -> dict[str, float]:
     """Weighted excess of each entity minus its callees' share; never negative."""
     own = {entity: signal.weighted for entity, signal in found.items()}
-    parts = {(a, b): _part(case, a, found) if not case.volumes else case.volumes.get((a, b), 0.0)
-             for a, b in case.calls if a in found and b in found and a != b}  # fmt: skip
+    counted = {callee for _, callee in case.volumes}
+    parts = {
+        (a, b): case.volumes.get((a, b), 0.0) if b in counted else max(found[a].volume, 1e-9)
+        for a, b in case.calls if a in found and b in found and a != b
+    }  # fmt: skip
     whole: dict[str, float] = {}
     for (_, callee), part in parts.items():
         whole[callee] = whole.get(callee, 0.0) + part
@@ -70,10 +73,6 @@ def exclusive(case: Case, found: Mapping[str, Signal]) -> dict[str, float]:
         if whole[callee] > 0:
             own[caller] -= found[callee].weighted * part / whole[callee]
     return {entity: max(0.0, value) for entity, value in own.items()}
-
-
-def _part(case: Case, caller: str, found: Mapping[str, Signal]) -> float:
-    return max(found[caller].volume, 1e-9)
 
 
 def _level(series: Series, start: float, when: Moments) -> float | None:
