@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from aftershock.chain import HopFunction, Seen, Step
@@ -83,7 +83,7 @@ def _chain(seen: Seen) -> dict[str, Any]:
     )
     observed = rules.observed(seen)
     undone = rules.undone(seen)
-    recovered = rules.recovered(seen) if observed or accepted else None
+    recovered = _not_before(observed, rules.recovered(seen) if observed or accepted else None, run.time_us)
     steps = {
         "requested": requested,
         "accepted": accepted,
@@ -97,6 +97,14 @@ def _chain(seen: Seen) -> dict[str, Any]:
         "steps": {name: step.document() if step else None for name, step in steps.items()},
         "refused": None if accepted else refusal(run.error),
     }  # fmt: skip
+
+
+def _not_before(observed: Step | None, recovered: Step | None, begun_us: int) -> Step | None:
+    """Nothing has recovered before the fault was there whole, although replacements may be ready before the last target is gone."""
+    if observed is None or recovered is None or recovered.time_us >= observed.time_us:
+        return recovered
+    value = (observed.time_us - begun_us) / 1e6 if recovered.unit == "s" else recovered.value
+    return replace(recovered, time_us=observed.time_us, value=value)
 
 
 def refusal(error: str | None) -> str | None:

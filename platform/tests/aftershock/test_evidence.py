@@ -9,6 +9,7 @@ import pytest
 
 from aftershock import evidence
 from aftershock.activities import ActivityRun
+from aftershock.chain import Step
 from aftershock.events import Event
 from aftershock.experiment import Activity
 from aftershock.faults import Planned
@@ -349,3 +350,12 @@ def test_an_action_that_failed_is_not_accepted() -> None:
     made = chain(KILL, ran(None, "RuntimeError: no way"), events(*BEFORE))
     assert steps(made) == {"requested"}
     assert made["refused"] is None
+
+
+def test_recovery_is_never_seen_before_the_whole_fault() -> None:
+    observed, early = Step(2_000_000, "watch", "gone"), Step(1_000_000, "watch", "ready", value=0.5, unit="s")
+    late = Step(3_000_000, "watch", "ready", value=2.5, unit="s")
+    assert evidence._not_before(observed, early, 500_000) == Step(2_000_000, "watch", "ready", value=1.5, unit="s")
+    assert evidence._not_before(observed, late, 500_000) is late
+    assert evidence._not_before(None, early, 500_000) is early
+    assert evidence._not_before(observed, None, 500_000) is None
