@@ -32,6 +32,9 @@ def combined(
         return {entity: share * sure for entity, share in shares.items()}
     told = _strongest(d for d in events if d.entity in hosts)
     on_node = _lost_together(events, hosts)
+    for d in events:
+        if d.node in told and d.entity not in hosts:  # with their node even what is merely not ready any more
+            on_node.setdefault(d.node, set()).add(d.entity)
     # Of a node that said nothing itself all that was lost must have been there, and more than one service.
     told |= {n: 1.0 for n, lost in on_node.items() if n not in told and len(lost) > 1 and len(on_node) == 1}
     excused = {service for node in told for service in on_node.get(node, ())}
