@@ -1,17 +1,19 @@
 """The Kubernetes API as plain dictionaries; the only module that imports `kubernetes`.
 
 Every call has a deadline. Only requests that change nothing are tried again. An error says whether the request may have been carried
-out all the same (`definite`). TLS, credentials and connection pool are the Kubernetes client's.
+out all the same (`definite`). Credentials and connection pool are the Kubernetes client's, except where a token is all there is: loading
+the client takes longer than most of our commands.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,9 +21,6 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import proxy_bypass
 
 import urllib3
-from kubernetes.client.api_client import ApiClient
-from kubernetes.client.configuration import Configuration
-from kubernetes.config import ConfigException, load_kube_config_from_dict
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -88,12 +87,7 @@ class Cluster:
     def __init__(self, access: Access, settings: Settings) -> None:
         self._access = access
         self._settings = settings
-        self._api, context = _client(access)
-        self._pool: urllib3.PoolManager = self._api.rest_client.pool_manager
-        if context is not None:
-            for name in ("ca_certs", "cert_file", "key_file"):
-                self._pool.connection_pool_kw.pop(name, None)
-            self._pool.connection_pool_kw["ssl_context"] = context
+        self._pool, self._credentials = _plain(access) or _client(access)
         self._lock = threading.Lock()
         self._served: dict[str, dict[str, Resource]] = {}
         self._identity: ClusterIdentity | None = None
@@ -146,7 +140,6 @@ class Cluster:
     def close(self) -> None:
         """Close all connections."""
         self._pool.clear()
-        self._api.close()
 
     @property
     def identity(self) -> ClusterIdentity:
@@ -349,7 +342,9 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:  # fmt: skip
         given = {k: _text(v) for k, v in (query or {}).items() if v is not None}
         url = self._access.server + path + (f"?{urlencode(given)}" if given else "")
-        sent = {"Accept": "application/json", "User-Agent": "aftershock", **self._credentials(), **(headers or {})}
+        sent = {"Accept": "application/json", "User-Agent": "aftershock", **(headers or {})}
+        with self._lock:  # the refresh hook of an exec plugin changes the configuration
+            sent |= self._credentials()
         content = None
         if body is not None:
             sent["Content-Type"] = content_type
@@ -364,12 +359,6 @@ class Cluster:
             raise ClusterUnreachable(f"no connection to {self._access.server}: {_cause(error)}") from None
         except HTTPError as error:
             raise _silent(f"{method} {path}", error, method in _SAFE) from None
-
-    def _credentials(self) -> dict[str, str]:
-        with self._lock:  # the refresh hook of an exec plugin changes the configuration
-            headers: dict[str, str] = {}
-            self._api.update_params_for_auth(headers, [], ["BearerToken"])
-        return headers
 
 
 class Watch(Iterator[Object]):
@@ -416,12 +405,31 @@ class Watch(Iterator[Object]):
             return  # it ended by itself
 
 
-def _client(access: Access) -> tuple[ApiClient, ssl.SSLContext | None]:
-    """The client, and its TLS context made once: the client itself would read certificates from files for every connection."""
+Connection = tuple[urllib3.PoolManager, Callable[[], dict[str, str]]]  # and what says the credentials of a request
+
+
+def _plain(access: Access) -> Connection | None:
+    """A cluster of this machine that wants a token and nothing else, as pocketkube does; None for any other."""
+    (user,), (cluster,) = ([entry[kind] for entry in access.document[f"{kind}s"]] for kind in ("user", "cluster"))
+    if not _local(access) or set(user) != {"token"} or not set(cluster) <= {"server", "certificate-authority-data"}:
+        return None
+    pool = urllib3.PoolManager(maxsize=CONNECTIONS_MAX)
+    if access.server.startswith("https://"):
+        authorities = base64.b64decode(cluster.get("certificate-authority-data", "")).decode() or None
+        pool.connection_pool_kw["ssl_context"] = _tls(access, authorities)
+    credentials = {"authorization": f"Bearer {user['token']}"}
+    return pool, lambda: credentials
+
+
+def _client(access: Access) -> Connection:
+    """The Kubernetes client's own, its TLS context made once: it would read certificates from files for every connection."""
+    from kubernetes.client.api_client import ApiClient
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.config import ConfigException, load_kube_config_from_dict
+
     configuration = Configuration()
     configuration.connection_pool_maxsize = CONNECTIONS_MAX
-    host = urlsplit(access.server).hostname or ""
-    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass(host):
+    if _local(access):
         configuration.proxy = None  # the client itself ignores NO_PROXY
     with tempfile.TemporaryDirectory(prefix="aftershock-") as scratch:
         try:
@@ -430,20 +438,39 @@ def _client(access: Access) -> tuple[ApiClient, ssl.SSLContext | None]:
             )
         except ConfigException as error:
             raise BadInput(f"context {access.context}: {error}") from None
-        context = None
+        api = ApiClient(configuration)
+        pool: urllib3.PoolManager = api.rest_client.pool_manager
         if access.server.startswith("https://"):
-            try:
-                context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-                context.verify_flags &= (
-                    ~ssl.VERIFY_X509_STRICT
-                )  # as Go: many clusters' certificates lack key identifiers
-                if not configuration.verify_ssl:
-                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                if configuration.cert_file:
-                    context.load_cert_chain(configuration.cert_file, configuration.key_file)
-            except (ssl.SSLError, OSError) as error:
-                raise BadInput(f"context {access.context}: its certificates cannot be used: {error}") from None
-    return ApiClient(configuration), context
+            for name in ("ca_certs", "cert_file", "key_file"):
+                pool.connection_pool_kw.pop(name, None)
+            pool.connection_pool_kw["ssl_context"] = _tls(access, None, configuration)
+
+    def credentials() -> dict[str, str]:
+        headers: dict[str, str] = {}
+        api.update_params_for_auth(headers, [], ["BearerToken"])
+        return headers
+
+    return pool, credentials
+
+
+def _local(access: Access) -> bool:
+    host = urlsplit(access.server).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1" or bool(proxy_bypass(host))
+
+
+def _tls(access: Access, authorities: str | None, configuration: Any = None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(
+            cafile=configuration.ssl_ca_cert if configuration else None, cadata=authorities
+        )
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as Go: many clusters' certificates lack key identifiers
+        if configuration and not configuration.verify_ssl:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if configuration and configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    except (ssl.SSLError, OSError) as error:
+        raise BadInput(f"context {access.context}: its certificates cannot be used: {error}") from None
+    return context
 
 
 def _read(response: urllib3.BaseHTTPResponse, ends: float, what: str, definite: bool = True) -> bytes:

@@ -205,12 +205,15 @@ def test_unenforced_is_empty_where_nobody_tells(api: Api, cluster: Cluster) -> N
     assert cluster.unenforced() == ["Pod spec.dnsConfig"]
 
 
+@pytest.mark.parametrize("user", [{"token": "t"}, {"username": "u", "password": "p"}], ids=["a token", "the client"])
 def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: dict[str, str]
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with connected(api, tmp_path) as cluster:
-        assert cluster.identity.context == "test"
+    cluster = Cluster.connect("test", settings_for(api, tmp_path, **user))
+    assert cluster.identity.context == "test"
+    assert api.requests[-1]["headers"]["authorization"] in ("Bearer t", "Basic dTpw")
+    cluster.close()
 
 
 def test_an_unknown_context_names_those_there_are(api: Api, tmp_path: Path) -> None:
@@ -345,14 +348,18 @@ def test_a_child_gets_one_context_that_needs_no_other_file(api: Api, tmp_path: P
     again.close()
 
 
-def test_tls_is_verified_against_the_contexts_own_authority(tmp_path: Path) -> None:
+BY = pytest.mark.parametrize("more", [{}, {"disable-compression": True}], ids=["a token alone", "the client"])
+
+
+@BY
+def test_tls_is_verified_against_the_contexts_own_authority(tmp_path: Path, more: dict[str, Any]) -> None:
     """A server with a certificate of another authority is refused before anything is sent to it."""
     from .observe.authority import serving
 
     good, bad = authority("mine"), authority("other")
     with serving("mine") as port:
-        pocket(tmp_path, "good", good, f"https://127.0.0.1:{port}")
-        pocket(tmp_path, "bad", bad, f"https://127.0.0.1:{port}")
+        pocket(tmp_path, "good", good, f"https://127.0.0.1:{port}", **more)
+        pocket(tmp_path, "bad", bad, f"https://127.0.0.1:{port}", **more)
         settings = settings_in(tmp_path)
         cluster = Cluster.connect("pocket:good", settings)
         assert cluster.identity.own
@@ -361,9 +368,10 @@ def test_tls_is_verified_against_the_contexts_own_authority(tmp_path: Path) -> N
             Cluster.connect("pocket:bad", settings)
 
 
-def test_a_malformed_authority_is_bad_input(tmp_path: Path) -> None:
+@BY
+def test_a_malformed_authority_is_bad_input(tmp_path: Path, more: dict[str, Any]) -> None:
     broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    pocket(tmp_path, "a", broken.encode(), "https://127.0.0.1:1")
+    pocket(tmp_path, "a", broken.encode(), "https://127.0.0.1:1", **more)
     with pytest.raises(BadInput, match="certificates cannot be used"):
         Cluster.connect("pocket:a", settings_in(tmp_path))
     assert ssl.PEM_cert_to_DER_cert(broken)
