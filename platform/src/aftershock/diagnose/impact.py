@@ -39,7 +39,7 @@ def signals(
 ) -> dict[str, Signal]:
     """The disturbance of every entity with such a symptom; latencies beyond a `slowdown` of the whole machine."""
     requests = {entity: metrics[choose(metrics, None)] for entity, metrics in case.of_kind("requests").items()}
-    volumes = {entity: v for entity, series in requests.items() if (v := _level(series, start, when)) is not None}
+    volumes = {entity: _served(series, start, when) for entity, series in requests.items()}
     made: dict[str, Signal] = {}
     for entity, symptom in found.items():
         after = _level(symptom.series, start, when)
@@ -80,6 +80,13 @@ def _level(series: Series, start: float, when: Moments) -> float | None:
     rows = when.of(series, start)
     total = sum(w for w, _ in rows)
     return sum(w * series.values[n] for w, n in rows) / total if total else None
+
+
+def _served(series: Series, start: float, when: Moments) -> float:
+    """Requests per row when it was felt, or as many as usual where some did not get there any more."""
+    before = series.between(float("-inf"), start)
+    usual = median(before) if len(before) >= BEFORE_MIN else 0.0
+    return max(usual, _level(series, start, when) or 0.0)
 
 
 def _base(symptom: Symptom, start: float) -> float | None:
