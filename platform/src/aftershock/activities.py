@@ -7,13 +7,13 @@ activity's outcome is a value, and a tolerance is met only by an answer. chaosli
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import logging
 import os
 import random
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -323,15 +323,17 @@ def _pointed_at(configuration: Mapping[str, Any]) -> Iterator[None]:
         return
     wanted = {"KUBECONFIG": str(path), "KUBERNETES_CONTEXT": str(configuration.get(CONTEXT, ""))}
     before = {name: os.environ.get(name) for name in wanted}
-    # The client reads $KUBECONFIG when it is imported and never again.
-    client: Any = importlib.import_module("kubernetes.config.kube_config")
-    location = client.KUBE_CONFIG_DEFAULT_LOCATION
+    # The client reads $KUBECONFIG when it is imported and never again; importing it here would hold up an activity that needs none.
+    client: Any = sys.modules.get("kubernetes.config.kube_config")
+    location = getattr(client, "KUBE_CONFIG_DEFAULT_LOCATION", None)
     os.environ.update(wanted)
-    client.KUBE_CONFIG_DEFAULT_LOCATION = str(path)
+    if client is not None:
+        client.KUBE_CONFIG_DEFAULT_LOCATION = str(path)
     try:
         yield
     finally:
-        client.KUBE_CONFIG_DEFAULT_LOCATION = location
+        if client is not None:
+            client.KUBE_CONFIG_DEFAULT_LOCATION = location
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
