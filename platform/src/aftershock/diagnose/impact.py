@@ -7,6 +7,7 @@ What is left is its own doing. Pure: takes a `Case`, gives numbers.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -37,11 +38,15 @@ class Signal:
 def signals(
     case: Case, found: Mapping[str, Symptom], start: float, when: Moments, slowdown: float = 1.0
 ) -> dict[str, Signal]:
-    """The disturbance of every entity with such a symptom; latencies beyond a `slowdown` of the whole machine."""
+    """The disturbance of every entity that was there before and has such a symptom; latencies beyond a `slowdown` of the whole machine."""
     requests = {entity: metrics[choose(metrics, None)] for entity, metrics in case.of_kind("requests").items()}
-    volumes = {entity: _served(series, start, when) for entity, series in requests.items()}
+    volumes = {entity: v for entity, series in requests.items() if (v := _level(series, start, when)) is not None}
+    # A dependency that was never seen before cannot have changed: whoever calls it has.
+    old = {entity for (entity, _), series in case.series.items() if bisect_left(series.times, start) >= BEFORE_MIN}
     made: dict[str, Signal] = {}
     for entity, symptom in found.items():
+        if entity not in old:
+            continue
         after = _level(symptom.series, start, when)
         base = _base(symptom, start)
         if after is not None and base is not None:
@@ -80,13 +85,6 @@ def _level(series: Series, start: float, when: Moments) -> float | None:
     rows = when.of(series, start)
     total = sum(w for w, _ in rows)
     return sum(w * series.values[n] for w, n in rows) / total if total else None
-
-
-def _served(series: Series, start: float, when: Moments) -> float:
-    """Requests per row when it was felt, or as many as usual where some did not get there any more."""
-    before = series.between(float("-inf"), start)
-    usual = median(before) if len(before) >= BEFORE_MIN else 0.0
-    return max(usual, _level(series, start, when) or 0.0)
 
 
 def _base(symptom: Symptom, start: float) -> float | None:

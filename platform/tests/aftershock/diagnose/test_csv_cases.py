@@ -173,6 +173,20 @@ def test_one_of_several_that_is_gone_is_the_first_suspect(tmp_path: Path) -> Non
     assert answer.answer(path)["ranked"][0]["entity"] == "payments"
 
 
+def test_a_dependency_that_was_never_there_before_points_to_its_caller(tmp_path: Path) -> None:
+    """Somebody gave payments the name of a table that does not exist."""
+    made = rows(failing=0.3)
+    made += [
+        (1e9 + n * 60, "no_such_table", m, v)
+        for n in range(START, ROWS)
+        for m, v in (("errors", 1.0), ("requests", 30.0))
+    ]
+    path = case(tmp_path, made, impact=told("errors"))
+    with (path / "calls.csv").open("a") as file:
+        file.write("payments,no_such_table\n")
+    assert answer.answer(path)["ranked"][0]["entity"] == "payments"
+
+
 def test_routine_events_do_not_outweigh_what_was_felt(tmp_path: Path) -> None:
     events = f"time,entity,event\n{1e9 + START * 60},catalog,backup begun\n{1e9 + START * 60},db,vacuum\n"
     found = answer.answer(case(tmp_path, rows(slow=50), impact=told(), events=events))
