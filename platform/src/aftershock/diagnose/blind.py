@@ -13,7 +13,8 @@ from aftershock.diagnose.case import Case, Impact, Series
 from aftershock.diagnose.watched import disruptions_of
 from aftershock.folder import RunFolder
 
-STEP_S = 0.5
+STEP_S, STEP_MIN_S = 0.5, 0.2
+BASELINE_ROWS = 12  # so many rows a short baseline should still give
 HOLD_S = 1.5  # a machine that runs a whole cluster stops for a second now and then
 RISE_MIN = 0.5  # and is half as slow again for a few
 SLOWDOWN_MAX = 3.0  # and all on it together may be slower for as long as something else runs there
@@ -24,16 +25,16 @@ Calls = dict[tuple[str, str], float]
 
 
 class Bins:
-    """Requests, failures and time spent, by entity and half-second since `begin`."""
+    """Requests, failures and time spent, by entity and `step_s` since `begin`."""
 
-    def __init__(self, begin: float) -> None:
-        self.begin_us = begin * 1e6
+    def __init__(self, begin: float, step_s: float = STEP_S) -> None:
+        self.begin_us, self.step_s = begin * 1e6, step_s
         self.of: dict[str, dict[int, list[float]]] = {}
 
     def add(self, entity: str, start_us: int, duration_us: int, failed: bool) -> None:
         """Count one request."""
         if start_us >= self.begin_us:
-            at = int((start_us - self.begin_us) / 1e6 / STEP_S)
+            at = int((start_us - self.begin_us) / 1e6 / self.step_s)
             into = self.of.setdefault(entity, {}).setdefault(at, [0.0, 0.0, 0.0])
             into[0] += 1
             into[1] += failed
@@ -43,7 +44,7 @@ class Bins:
         """Three series for each entity."""
         for entity, bins in self.of.items():
             order = sorted(bins)
-            times = tuple(self.begin_us / 1e6 + n * STEP_S for n in order)
+            times = tuple(self.begin_us / 1e6 + n * self.step_s for n in order)
             yield (entity, "latency_ms"), Series(times, tuple(bins[n][2] / bins[n][0] for n in order))
             yield (entity, "error_ratio"), Series(times, tuple(bins[n][1] / bins[n][0] for n in order))
             yield (entity, "requests"), Series(times, tuple(bins[n][0] for n in order))
@@ -54,7 +55,8 @@ def case_of(folder: RunFolder) -> Case:
     run = folder.read("run.json")
     baseline = (run["windows"] or {}).get("baseline")
     start = baseline["to_us"] / 1e6 if baseline else None
-    bins = Bins(baseline["from_us"] / 1e6 if baseline else 0.0)
+    begin = baseline["from_us"] / 1e6 if baseline else 0.0
+    bins = Bins(begin, STEP_S if start is None else min(STEP_S, max(STEP_MIN_S, (start - begin) / BASELINE_ROWS)))
     calls = _spans(folder, bins)
     called = {callee for _, callee in calls}
     entries = sorted((e for e in bins.of if e not in called), key=lambda e: -sum(b[0] for b in bins.of[e].values()))
@@ -92,7 +94,7 @@ def _spans(folder: RunFolder, bins: Bins) -> Calls:
 
 def _customers(folder: RunFolder, bins: Bins, entry: str) -> None:
     """Count the entry as customers met it, since one that is gone has no spans. No answer is a failure, a refused sale is none."""
-    seen = Bins(bins.begin_us / 1e6)
+    seen = Bins(bins.begin_us / 1e6, bins.step_s)
     for start_us, latency_us, status, error in _rows(folder, "samples.parquet", SAMPLE_COLUMNS):
         if start_us is not None and latency_us is not None:
             seen.add(entry, start_us, latency_us, bool(error) or not status or status >= 500)

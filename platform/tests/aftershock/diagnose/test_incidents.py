@@ -102,6 +102,14 @@ def test_a_run_with_hardly_a_baseline_is_inconclusive(tmp_path: Path) -> None:
     assert answer.answer(made.write(tmp_path).path)["verdict"] == "inconclusive"
 
 
+def test_two_seconds_of_baseline_are_enough(tmp_path: Path) -> None:
+    folder = Shop(2, Fault("payments", 300)).write(tmp_path)
+    run = folder.read("run.json")
+    run["windows"]["baseline"]["from_us"] += 4 * shop.SECOND
+    folder.write("run.json", run)
+    assert answer.answer(folder.path)["ranked"][0]["entity"] == "payments"
+
+
 def test_a_run_is_diagnosed_within_a_second(tmp_path: Path) -> None:
     made = Shop(1, Fault("payments", 300))
     folder = made.write(tmp_path)
