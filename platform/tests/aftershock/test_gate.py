@@ -93,6 +93,19 @@ class Bed:
                 continue
         return [c for c in found if "pocketkube" not in c and c]
 
+    def child(self, text: str) -> int:
+        """The process of a run that has `text` in its command."""
+        wanted = f"XDG_STATE_HOME={self.state}".encode()
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if text in command:
+                        return int(entry.name)
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+        raise AssertionError(f"no child has {text} in its command")
+
     def clean(self) -> None:
         """Wait until nothing of a run is left, in the cluster or on the machine."""
         ends = time.monotonic() + 10
@@ -290,6 +303,24 @@ def test_kill_9_in_the_fault_is_undone_within_two_seconds(bed: Bed, killed: floa
     assert killed < 2.0, "the watchdog has two seconds"
     bed.clean()
     assert bed.call("undo").strip() == "nothing to undo"
+
+
+@pytest.mark.parametrize(
+    ("child", "code", "says"), [("k6", 2, "load"), ("observe.receiver", 0, None), ("aftershock.watchdog", 0, None)]
+)
+def test_a_run_bears_the_death_of_any_of_its_children(bed: Bed, child: str, code: int, says: str | None) -> None:
+    name = f"bereft-{len(child)}"  # not the child's own: it would be in the run's command too
+    process = bed.start("run", str(variant(bed, KILL, name, load=SHORT)), "--model", "none")
+    until(process, ": baseline")
+    os.kill(bed.child(child), signal.SIGKILL)
+    out, err = process.communicate(timeout=RUN_S)
+    assert process.returncode == code, out + err
+    if says:
+        assert says in reasons(bed.verdict(name), "INCONCLUSIVE")
+    evidence = json.loads((bed.reports / name / "latest" / "evidence.json").read_text())
+    gaps = [o["name"] for o in evidence["observers"] if o["gaps"]]
+    assert ("traces" in gaps) == (child == "observe.receiver"), "what could not be seen is told"
+    bed.clean()
 
 
 def test_check_tells_the_targets_and_changes_nothing(bed: Bed) -> None:
