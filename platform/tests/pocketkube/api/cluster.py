@@ -81,9 +81,10 @@ class Nodes:
         lines = self.lines[pod["metadata"]["name"]]
         at = max(0, len(lines) - tail) if tail is not None else 0
         while True:
-            for line in lines[at:]:
+            new = lines[at:]  # what comes while these are sent is the next round's
+            at += len(new)
+            for line in new:
                 yield line
-            at = len(lines)
             if not follow:
                 return
             await asyncio.sleep(0.01)
