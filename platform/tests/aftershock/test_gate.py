@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from aftershock.processes import MARK
+
 pytestmark = pytest.mark.cluster
 
 PROJECT = Path(__file__).parents[3]
@@ -35,14 +37,18 @@ class Bed:
         self.state = folder / "state"
         self.env = {**os.environ, "XDG_STATE_HOME": str(self.state), "NO_COLOR": "1"}
         self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
         (folder / "scenarios").symlink_to(PROJECT / "scenarios")
         (folder / "gitops").symlink_to(PROJECT / "gitops")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "aftershock.cli", *arguments]
-        return subprocess.Popen(
-            command, env=self.env, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        self.started.append(
+            subprocess.Popen(
+                command, env=self.env, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
         )
+        return self.started[-1]
 
     def call(self, *arguments: str, code: int | None = 0) -> str:
         process = self.start(*arguments)
@@ -82,16 +88,18 @@ class Bed:
         ]  # fmt: skip
 
     def processes(self) -> dict[int, str]:
-        """Processes of runs that this bed started and that still live, by their command."""
+        """Commands of this bed and what they started, watchdogs too; the cluster's own processes are none of them."""
         wanted = f"XDG_STATE_HOME={self.state}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if entry.name.isdigit() and wanted in (environ := (entry / "environ").read_bytes()).split(b"\0"):
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command and ("-m aftershock." in command or f"{MARK}=".encode() in environ):
+                        found[int(entry.name)] = command
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
-        return {pid: command for pid, command in found.items() if "pocketkube" not in command and command}
+        return found
 
     def child(self, text: str) -> int:
         """The process of a run that has `text` in its command."""
@@ -113,6 +121,9 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
         made.call("testbed", "up")
         yield made
     finally:
+        for process in made.started:  # what a test that failed left running
+            with process:
+                process.kill()
         made.call("testbed", "down", code=None)
 
 
