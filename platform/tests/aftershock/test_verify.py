@@ -239,14 +239,20 @@ WORDS = ["not", "never", "payments", "PASS", "because", "caused", "0", "99", "%"
          "\u200b", "<b>", "F001"]  # fmt: skip
 
 
-def checkable(ledger: list[Fact]) -> list[Bound]:
-    return [bound for bound in plan(ledger) if bound.kind.rewritable]
+@pytest.fixture(scope="module")
+def planned(ledger: list[Fact]) -> list[Bound]:
+    return plan(ledger)
+
+
+@pytest.fixture(scope="module")
+def checkable(planned: list[Bound]) -> list[Bound]:
+    return [bound for bound in planned if bound.kind.rewritable]
 
 
 @given(data=st.data())
-def test_no_word_can_be_put_into_a_sentence_unless_it_says_nothing(ledger: list[Fact], data: st.DataObject) -> None:
+def test_no_word_can_be_put_into_a_sentence_unless_it_says_nothing(checkable: list[Bound], data: st.DataObject) -> None:
     english = phrases("en")
-    bound = data.draw(st.sampled_from(checkable(ledger)))
+    bound = data.draw(st.sampled_from(checkable))
     text = english.render(bound, data.draw(st.integers(0, 2)))
     pieces = text.split(" ")
     at = data.draw(st.integers(0, len(pieces)))
@@ -257,10 +263,10 @@ def test_no_word_can_be_put_into_a_sentence_unless_it_says_nothing(ledger: list[
 
 
 @given(data=st.data())
-def test_no_character_can_change(ledger: list[Fact], data: st.DataObject) -> None:
+def test_no_character_can_change(planned: list[Bound], data: st.DataObject) -> None:
     language = data.draw(st.sampled_from(("en", "ko")))
     catalogue = phrases(language)
-    bound = data.draw(st.sampled_from(plan(ledger)))
+    bound = data.draw(st.sampled_from(planned))
     text = catalogue.render(bound, data.draw(st.integers(0, 2)))
     at = data.draw(st.integers(0, len(text) - 1))
     new = data.draw(st.characters(exclude_categories=("Cs",)).filter(lambda c: c != text[at]))
@@ -269,15 +275,15 @@ def test_no_character_can_change(ledger: list[Fact], data: st.DataObject) -> Non
 
 
 @given(text=st.text(max_size=300))
-def test_nonsense_is_no_sentence(ledger: list[Fact], text: str) -> None:
+def test_nonsense_is_no_sentence(checkable: list[Bound], text: str) -> None:
     english = phrases("en")
-    for bound in checkable(ledger)[:5]:
+    for bound in checkable[:5]:
         assert not english.supports(bound, text, rewritten=True)
 
 
-def test_no_sentence_stands_for_another(ledger: list[Fact]) -> None:
+def test_no_sentence_stands_for_another(planned: list[Bound]) -> None:
     """Every wording of every sentence is supported by its own facts, and by no other sentence's."""
-    english, planned = phrases("en"), plan(ledger)
+    english = phrases("en")
     for bound in planned:
         for index in range(3):
             text = english.render(bound, index)

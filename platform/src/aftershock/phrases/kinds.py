@@ -13,6 +13,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aftershock.facts import Fact
 
@@ -232,13 +233,18 @@ class Ledger:
         if not any(c in pattern + predicate for c in "*"):
             fact = self._at.get((pattern, predicate))
             return iter(() if fact is None else (fact,))
-        return (f for (s, p), f in self._at.items() if _matches(pattern, s) and fnmatch.fnmatchcase(p, predicate))
+        matches, wild = _pattern(pattern).fullmatch, "*" in predicate
+        return (
+            f
+            for (s, p), f in self._at.items()
+            if (fnmatch.fnmatchcase(p, predicate) if wild else p == predicate) and matches(s)
+        )
 
 
-def _matches(pattern: str, subject: str) -> bool:
+@lru_cache(maxsize=1024)
+def _pattern(pattern: str) -> re.Pattern[str]:
     """`*` stands for a number or a name; faults are `f` and a number, so that `f*` is no finding and no file."""
-    expression = re.escape(pattern).replace(r"\*", ".+")
-    return re.fullmatch(re.sub(r"^f\.\+", "f[0-9]+", expression), subject) is not None
+    return re.compile(re.sub(r"^f\.\+", "f[0-9]+", re.escape(pattern).replace(r"\*", ".+")))
 
 
 def plan(facts: Sequence[Fact]) -> list[Bound]:
