@@ -10,7 +10,7 @@ PYTHONS := platform benchmarks scenarios
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo check format lock clean
+.PHONY: help setup demo test test-demo test-k8s test-servers image check format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
@@ -38,6 +38,12 @@ test: $(READY) ## pass the tests
 
 test-demo: $(READY) ## run the demo as users do: whole, twice at once, as another user, interrupted, killed
 	$(BIN)/pytest -q -m demo platform/tests/test_demo.py
+
+test-k8s: $(READY) ## the same experiments on the Kubernetes cluster of KUBECONFIG (images from `make image` loaded there)
+	$(BIN)/pytest -q -m k8s platform/tests/k8s
+
+test-servers: $(READY) ## the graph on the Neo4j of NEO4J_URI, the model on the Ollama of OLLAMA_HOST
+	$(BIN)/pytest -q -m servers platform/tests
 
 check: $(READY) ## format, lint, types and the walls between packages
 	$(BIN)/ruff format --check $(PYTHONS)
