@@ -154,12 +154,14 @@ class _Checkout:
         if state is None:
             raise await self._left_pending(span, order, "payment_unknown")
         async with self._service.db.connection("UPDATE", span) as connection, connection.transaction():
-            if state != "charged":
-                await cancel(connection, order.id, "declined")
-                return Order(order.id, "cancelled", "declined", order.cart_id, order.total_cents)
-            done = await paid(connection, order.id, traceparent(span), outbox=not self._service.weak("lost-outbox"))
+            if state == "charged":
+                done = await paid(connection, order.id, traceparent(span), outbox=not self._service.weak("lost-outbox"))
+            else:
+                done = await cancel(connection, order.id, "declined")
         if not done:
             return await self._after_race(span, order)
+        if state != "charged":
+            return Order(order.id, "cancelled", "declined", order.cart_id, order.total_cents)
         metrics.ORDERS.labels("paid").inc()
         if self._service.weak("lost-outbox"):
             self._outbox.forget(order.id)

@@ -81,8 +81,8 @@ async def paid(connection: Connection, order_id: UUID, traceparent: str | None, 
     return bool(done.rowcount)
 
 
-async def cancel(connection: Connection, order_id: UUID, reason: str) -> None:
-    """Cancel a pending order and return its stock, in the caller's transaction."""
+async def cancel(connection: Connection, order_id: UUID, reason: str) -> bool:
+    """Cancel a pending order and return its stock, in the caller's transaction; False if it was not pending any more."""
     row = await (
         await connection.execute(
             "UPDATE orders SET state = 'cancelled', reason = %s, updated_us = %s WHERE id = %s AND state = 'pending' RETURNING items",
@@ -90,9 +90,10 @@ async def cancel(connection: Connection, order_id: UUID, reason: str) -> None:
         )
     ).fetchone()
     if row is None:
-        return
+        return False
     metrics.ORDERS.labels("cancelled").inc()
     for item in row[0]:
         await connection.execute(
             "UPDATE stock SET available = available + %s WHERE sku = %s", (item["quantity"], item["sku"])
         )
+    return True

@@ -154,7 +154,9 @@ def test_stock_two_steps_sells_the_last_piece_twice(
     assert [a.status_code for a in answers if a].count(201) == sold
     ((available,),) = town.sql("SELECT available FROM stock WHERE sku = %s", sku)
     assert available == 1 - sold
-    town.sql("UPDATE stock SET available = initial - %s WHERE sku = %s", sold, sku)
+    town.sql(
+        "UPDATE stock SET initial = %s, available = 0 WHERE sku = %s", sold, sku
+    )  # the books are right for who comes next
     orders.kill()
 
 
@@ -177,7 +179,9 @@ def test_lost_outbox_loses_the_parcel_when_it_dies(town: Town, customer: Custome
             == []
         )
         assert town.sql(state, key) == [("paid",)], "nobody remembers that it must be sent"
-        town.sql("UPDATE orders SET state = 'cancelled' WHERE idempotency_key = %s", key)
+        town.sql(
+            "UPDATE orders SET state = 'shipped' WHERE idempotency_key = %s", key
+        )  # nothing is left open for who comes next
     else:
         until(lambda: town.sql(state, key) == [("shipped",)], "shipped by the others")
 
