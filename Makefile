@@ -34,7 +34,7 @@ demo: $(READY) ## a local cluster, the shop, four experiments, one verdict table
 	@$(BIN)/aftershock demo
 
 test: $(READY) ## pass the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses=2 --dist=loadfile
 
 test-demo: $(READY) ## run the demo as users do: whole, twice at once, as another user, interrupted, killed
 	$(BIN)/pytest -q -m demo platform/tests/test_demo.py
