@@ -325,12 +325,13 @@ def test_find_takes_a_path_an_experiment_or_a_run_id(tmp_path: Path) -> None:
     ("./nowhere", "no such run folder"), ("..", "no run.json"), ("empty", "no run of empty"),
 ])  # fmt: skip
 def test_find_says_what_it_cannot_find(tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    (here / "reports" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(here)
     for run_id in RUN_IDS:
-        stored(tmp_path / "reports", "pods", run_id)
-    (tmp_path / "reports" / "empty").mkdir()
+        stored(here / "reports", "pods", run_id)
     with pytest.raises(FolderError) as caught:
-        RunFolder.find(tmp_path / "reports", text)
+        RunFolder.find(here / "reports", text)
     assert said in str(caught.value)
     assert caught.value.hint
 
