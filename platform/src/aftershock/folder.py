@@ -103,6 +103,20 @@ def _arrow_schema(name: str) -> pa.Schema:
     return pa.schema([pa.field(c, types[t], nullable=c not in _NEVER_NULL[name]) for c, t in columns(name)])
 
 
+def in_memory(columns: Mapping[str, tuple[type, Sequence[Any]]]) -> pa.Table:
+    """Typed columns (str, int, float or bool; None is null) as an Arrow table. Raises FolderError for a value of another type."""
+    import pyarrow as pa
+
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    arrays = {}
+    for name, (kind, values) in columns.items():
+        try:
+            arrays[name] = pa.array(values, types[kind])
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise FolderError(f"column {name}: {error}") from None
+    return pa.table(arrays)
+
+
 class RunFolder:
     """One run's files by name; a name that is no plain file name is a FolderError."""
 

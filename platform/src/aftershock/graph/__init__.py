@@ -93,25 +93,28 @@ def run_folders(reports: Path) -> Iterator[RunFolder]:
 def rebuild(reports: Path, path: Path | None = None, deadline_s: float = DEADLINE_S) -> tuple[int, Sequence[str]]:
     """Make the graph anew from the run folders: how many runs it holds, and which folders could not be read and why."""
     from aftershock.graph.lock import WriterLock
-    from aftershock.graph.shelf import RUNS_A_FILE, Shelf, full_folder
+    from aftershock.graph.shelf import Shelf, full_folder
 
     target = path or default_path(reports)
     fresh = target.with_name(f"{target.name}.rebuilding")
     with WriterLock(target, deadline_s):
         _remove(fresh)
-        count, skipped = 0, []
-        waiting: list[Rows] = []
-        with Shelf(fresh, deadline_s, read_only=False) as graph:
+        count = 0
+        skipped: list[str] = []
+
+        def readable() -> Iterator[Rows]:
+            nonlocal count
             for folder in run_folders(reports):
                 try:
-                    waiting.append(rows_of(folder))
-                    count += 1
+                    rows = rows_of(folder)
                 except AftershockError as error:
                     skipped.append(f"{folder.path}: {error}")
-                if len(waiting) == RUNS_A_FILE:
-                    graph.write_runs(waiting)
-                    waiting = []
-            graph.write_runs(waiting)
+                    continue
+                count += 1
+                yield rows
+
+        with Shelf(fresh, deadline_s, read_only=False) as graph:
+            graph.write_runs(readable())
         _remove(target)
         for suffix in ("", ".wal"):
             if fresh.with_name(fresh.name + suffix).exists():
