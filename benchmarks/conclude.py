@@ -83,7 +83,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", choices=tuple(models.MODELS), default="embedded")
+    parser.add_argument("--model", type=models.named, default="embedded")
     parser.add_argument("--runs", type=int, nargs="*", default=[1, 10, 100])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aftershock-conclude-") as scratch:

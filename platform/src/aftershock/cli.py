@@ -15,13 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from aftershock import __version__
+from aftershock import __version__, models
 from aftershock.errors import AftershockError, BadInput, FolderError, Refused
 from aftershock.progress import Terminal
 from aftershock.settings import Settings, settings
 
 BAD_INPUT, CRASH, INTERRUPTED = 254, 255, 130
-MODELS = ("none", "embedded")
 
 EXAMPLES = """examples:
   aftershock demo                                            a local cluster, the shop, four experiments, one table
@@ -68,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
 
     def writes(added: argparse.ArgumentParser) -> None:
         added.add_argument("--graph", metavar="FILE", help="the graph (REPORTS/graph.lbug)")
-        added.add_argument("--model", choices=MODELS, default="embedded", help="who picks phrasings (embedded)")
+        added.add_argument(
+            "--model", type=models.named, default="embedded", metavar="MODEL", help=f"who picks phrasings: {models.FORMS} (embedded)"
+        )  # fmt: skip
 
     run = command("run", _run, "run experiments and judge them", "aftershock run experiments/payments-pod-kill.yaml")
     run.add_argument("experiments", nargs="+", type=Path, metavar="EXPERIMENT")

@@ -33,7 +33,8 @@ def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> Non
         tell("writing the postmortem", 0.3)
         rows = graph.build(folder)
         ledger = facts.of_rows(rows)
-        postmortem.write(folder, wording, ledger)
+        models.warn(wording, tell)
+        postmortem.write(folder, wording, ledger, progress=lambda text, done: tell(text, 0.3 + 0.5 * done))
     finally:
         if wording is not None:
             wording.close()

@@ -8,31 +8,35 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from aftershock import facts as ledgers
 from aftershock.facts import Fact
 from aftershock.folder import RunFolder
-from aftershock.models import Model
+from aftershock.models import Limits, Model
 from aftershock.models.caged import Caged
 from aftershock.phrases import values
 from aftershock.phrases.catalogue import LANGUAGES, Language, Phrases, phrases
 from aftershock.phrases.kinds import Bound, plan
 
-MODEL_BUDGET_S = 6.0
-CHOICES_MAX = 10
-REWRITES_MAX = 1  # one costs as much as four choices
-OFFERED = 2  # phrasings a choice: reading them is what a small model takes its time for
 # Where wording matters most to a reader: these are put to the model first.
 MODEL_ORDER = ("summary", "cause", "broken", "impact", "recovery", "held", "unknown", "actions")
-QUESTION = "Which is clearer?"
+QUESTION, QUESTION_AFTER = "Which is clearer?", "Before: {before}"
 LISTED = ("timeline", "held", "broken", "unknown", "actions")
 FILES: dict[Language, str] = {"en": "postmortem.md", "ko": "postmortem.ko.md"}
 _MARK = re.compile("<[a-z]>")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
+
+
+_Key = tuple[str, tuple[str, ...]]
+Progress = Callable[[str, float], None]  # what is under way, and how much of it is done
+
+
+def _nobody(text: str, done: float) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Header:
-    """Who worded this, and how much of it; `model` is None for templates only."""
+    """Who worded this, and how much of it; `model` is None for templates only, `trouble` says why it was not asked (any more)."""
 
     model: str | None
     digest: str | None
     by_model: int
     rejected: int
     total: int
+    trouble: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def write(
     folder: RunFolder,
     model: Model | None = None,
     ledger: Sequence[Fact] | None = None,
-    budget_s: float = MODEL_BUDGET_S,
+    limits: Limits | None = None,
+    progress: Progress = _nobody,
 ) -> list[Text]:
     """Compose the postmortem of a run and store it with its ledger: facts.json, postmortem.json, postmortem.md, postmortem.ko.md.
 
@@ -100,7 +106,7 @@ def write(
     """
     try:
         known = ledgers.of(folder) if ledger is None else ledger  # a model loads meanwhile
-        texts = compose(known, model, budget_s)
+        texts = compose(known, model, limits, progress)
     finally:
         if model is not None:
             model.close()
@@ -111,10 +117,15 @@ def write(
     return texts
 
 
-def compose(ledger: Sequence[Fact], model: Model | None = None, budget_s: float = MODEL_BUDGET_S) -> list[Text]:
-    """The postmortem in every language; without a model the phrasings are picked by the facts themselves."""
+def compose(
+    ledger: Sequence[Fact], model: Model | None = None, limits: Limits | None = None, progress: Progress = _nobody
+) -> list[Text]:
+    """The postmortem in every language; without a model the phrasings are picked by the facts themselves.
+
+    `limits` are the model's own unless they are given.
+    """
     planned = plan(ledger)
-    caged = Caged(model, budget_s, CHOICES_MAX, REWRITES_MAX)
+    caged = _Watched(model, limits, progress)
     choices = _choices(planned, caged)
     texts = []
     for language in LANGUAGES:
@@ -122,7 +133,8 @@ def compose(ledger: Sequence[Fact], model: Model | None = None, budget_s: float 
         worded = [(bound, _word(catalogue, bound, choices[bound.key])) for bound in planned]
         by_model = sum(sentence.origin == "model" for _, sentence in worded)
         header = (Header(None, None, 0, 0, len(worded)) if model is None else
-                  Header(values.quote(model.name), _digest(model), by_model, caged.rejected, len(worded)))  # fmt: skip
+                  Header(values.quote(model.name), _digest(model), by_model, caged.rejected, len(worded),
+                         values.quote(caged.trouble) if caged.trouble else None))  # fmt: skip
         sections = tuple(
             Section(section, catalogue.heading(section), tuple(sentence for _, sentence in group))
             for section, group in groupby(worded, key=lambda pair: pair[0].kind.section)
@@ -142,22 +154,63 @@ def _digest(model: Model) -> str | None:
     return values.quote(digest) if isinstance(digest, str) and digest else None
 
 
-def _choices(planned: Sequence[Bound], caged: Caged) -> dict[tuple[str, tuple[str, ...]], _Choice]:
-    english = phrases("en")
+class _Watched(Caged):
+    """A caged model of which somebody is told how far it is."""
+
+    def __init__(self, model: Model | None, limits: Limits | None, progress: Progress) -> None:
+        super().__init__(model, limits, self._told)
+        self._name, self._progress, self._at, self._of = "" if model is None else model.name, progress, 0, 1
+
+    def at(self, sentence: int, of: int) -> None:
+        """It is asked about that sentence now."""
+        self._at, self._of = sentence, of
+        self._told(None)
+
+    def _told(self, tokens: int | None) -> None:
+        written = f" / {tokens}" if tokens else ""
+        self._progress(
+            f"{self._name} words it, sentence / token {self._at} of {self._of}{written}", self._at / self._of
+        )
+
+
+def _choices(planned: Sequence[Bound], caged: _Watched) -> dict[_Key, _Choice]:
     rank = {section: number for number, section in enumerate(MODEL_ORDER)}
     asked = sorted((b for b in planned if b.kind.section in rank), key=lambda b: rank[b.kind.section])
+    asked = asked[: caged.limits.choices]
     choices = {bound.key: _Choice(_usual(bound), False, None) for bound in planned}
-    for bound in asked:
-        count = len(english.options(bound.kind.name))
-        first = _usual(bound) % count  # small models like the first option: it must not always be the same one
-        turned = [(first + place) % count for place in range(min(count, OFFERED))]
-        picked = caged.choose(QUESTION, [_MARK.sub("…", english.masked(bound, index)[0]) for index in turned])
+    english, before = phrases("en"), {b.key: a for a, b in pairwise(planned) if a.kind.section == b.kind.section}
+    for number, bound in enumerate(asked):
+        if not caged.can_choose():
+            break
+        caged.at(number + 1, len(asked))
+        last = before.get(bound.key) if caged.limits.context else None
+        said = None if last is None else english.outlined(last, choices[last.key].index)
+        turned = _offered(english, bound, caged.limits.offered, last, choices)
+        question = QUESTION if said is None else QUESTION_AFTER.format(before=said)
+        shown = english.outlined if caged.limits.context else _blank
+        picked = caged.choose(question, [shown(bound, index) for index in turned])
         if picked is None:
             continue
         index = turned[picked]
-        rewritten = _rewritten(english, bound, index, caged)
-        choices[bound.key] = _Choice(index, True, rewritten)
+        choices[bound.key] = _Choice(index, True, _rewritten(english, bound, index, said, caged))
     return choices
+
+
+def _offered(
+    english: Phrases, bound: Bound, count: int, last: Bound | None, choices: Mapping[_Key, _Choice]
+) -> Sequence[int]:
+    """Phrasings to choose from; not the one of the sentence before, if that says the same of something else."""
+    number = len(english.options(bound.kind.name))
+    first = _usual(bound) % number  # small models like the first option: it must not always be the same one
+    turned = [(first + place) % number for place in range(number)]
+    if last is not None and last.kind is bound.kind:
+        turned.remove(choices[last.key].index % number)
+    return turned[:count]
+
+
+def _blank(bound: Bound, index: int) -> str:
+    """A phrasing as the smallest models read it best."""
+    return _MARK.sub("…", phrases("en").masked(bound, index)[0])
 
 
 def _usual(bound: Bound) -> int:
@@ -165,12 +218,16 @@ def _usual(bound: Bound) -> int:
     return zlib.crc32(repr(bound.key).encode())
 
 
-def _rewritten(english: Phrases, bound: Bound, index: int, caged: Caged) -> str | None:
+def _rewritten(english: Phrases, bound: Bound, index: int, before: str | None, caged: Caged) -> str | None:
     """A model's own wording, if the facts can be read back from it."""
     if not bound.kind.rewritable or len(bound.values) < 2 or not caged.can_rewrite():
         return None
     masked, stands = english.masked(bound, index)
-    answer = caged.rewrite(masked)
+    pattern = english.freedom(masked, joined=before is not None)
+    if pattern is None:
+        return None
+    question = masked if before is None else f"{QUESTION_AFTER.format(before=before)}\nSentence: {masked}"
+    answer = caged.rewrite(question, pattern)
     if answer is None or answer.strip() == masked:
         return None
     text = answer.strip()
@@ -208,7 +265,7 @@ def _text_json(text: Text) -> dict[str, Any]:
     return {
         "title": text.title,
         "header": {"model": header.model, "model_digest": header.digest, "sentences_by_model": header.by_model,
-                   "sentences_rejected": header.rejected, "sentences_total": header.total},
+                   "sentences_rejected": header.rejected, "sentences_total": header.total, "model_trouble": header.trouble},
         "sections": [
             {"id": section.id, "heading": section.heading,
              "sentences": [{"text": s.text, "facts": list(s.facts), "origin": s.origin} for s in section.sentences]}
@@ -229,6 +286,7 @@ def from_json(document: Any) -> list[Text]:
             head["sentences_by_model"],
             head["sentences_rejected"],
             head["sentences_total"],
+            head.get("model_trouble"),
         )
         sections = tuple(
             Section(
@@ -246,10 +304,14 @@ def written_by(catalogue: Phrases, header: Header) -> str:
     """The line under the title that says who chose the words."""
     if header.model is None:
         return catalogue.fill(catalogue.document["written_by"])
-    return catalogue.fill(
-        catalogue.document["written_with"], model=header.model, digest=header.digest or "?", by_model=str(header.by_model),
-        total=str(header.total), rejected=str(header.rejected),
+    said = {"model": header.model, "why": header.trouble or ""}
+    if header.digest is None and not header.by_model and not header.rejected and header.trouble:
+        return catalogue.fill(catalogue.document["written_without"], **said)
+    line = catalogue.fill(
+        catalogue.document["written_with"], digest=header.digest or "?", by_model=str(header.by_model), total=str(header.total),
+        rejected=str(header.rejected), **said,
     )  # fmt: skip
+    return f"{line} {catalogue.fill(catalogue.document['written_until'], **said)}" if header.trouble else line
 
 
 def markdown(text: Text, ledger: Sequence[Fact]) -> str:

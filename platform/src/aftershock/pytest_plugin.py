@@ -40,8 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--aftershock-model",
         default="none",
-        choices=("none", "embedded"),
-        help="who picks the postmortems' phrasings (none)",
+        metavar="MODEL",
+        help="who picks the postmortems' phrasings: none, embedded or ollama:NAME (none)",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import activities, conclude, graph, preflight, processes
+from aftershock import activities, conclude, graph, models, preflight, processes
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, GraphError, Refused
 from aftershock.experiment import Experiment
@@ -44,6 +44,7 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     tell("looking at the cluster", 0.0)
     processes.sweep()
     graph.open(options.graph).close()  # one that cannot be written is better known before the experiment than after it
+    models.look(options.model, tell)
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
     with Session(experiment, cluster, folder, settings, tell, weak=options.weak) as session:

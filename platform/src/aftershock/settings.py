@@ -18,6 +18,8 @@ class Settings:
     graph_url: str | None  # $AFTERSHOCK_GRAPH: a path or bolt://...; None means <reports>/graph.lbug
     no_color: bool
     pocket: str | None = None  # $AFTERSHOCK_POCKET: name of the pocketkube cluster that `pocket` means
+    node_power: str | None = None  # $AFTERSHOCK_NODE_POWER: a program called as PROGRAM off NODE and PROGRAM on NODE
+    ollama_host: str | None = None  # $OLLAMA_HOST, as given; None means Ollama's port on loopback
 
     @property
     def state_folder(self) -> Path:
@@ -39,6 +41,8 @@ def read(environment: Mapping[str, str]) -> Settings:
         graph_url=environment.get("AFTERSHOCK_GRAPH") or None,
         no_color=bool(environment.get("NO_COLOR")),
         pocket=environment.get("AFTERSHOCK_POCKET") or None,
+        node_power=environment.get("AFTERSHOCK_NODE_POWER") or None,
+        ollama_host=environment.get("OLLAMA_HOST") or None,
     )
 
 

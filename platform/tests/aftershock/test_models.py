@@ -41,6 +41,8 @@ class Stub:
 
     name = "stub"
     digest: str | None = "sha256:0"
+    limits = models.Limits(6.0, 3.0, 10, 1)
+    tokens = 0
 
     def __init__(self, choice: object = 0, text: object = "") -> None:
         self.choice, self.text, self.asked, self.closed = choice, text, 0, False
@@ -49,7 +51,7 @@ class Stub:
         self.asked += 1
         return self.choice(options) if callable(self.choice) else self.choice  # type: ignore[return-value]
 
-    def rewrite(self, text: str, deadline_s: float) -> str:
+    def rewrite(self, text: str, pattern: str, deadline_s: float) -> str:
         self.asked += 1
         return self.text(text) if callable(self.text) else self.text  # type: ignore[return-value]
 
@@ -98,11 +100,9 @@ def test_hostile_models_change_nothing_that_matters(
     folder: RunFolder, ledger: list[Fact], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(facts, "of", lambda _: ledger)
-    monkeypatch.setattr(postmortem, "CHOICES_MAX", 100)
-    monkeypatch.setattr(postmortem, "REWRITES_MAX", 100)
     verdict = folder.read_text("verdict.json")
     stub = HOSTILE[kind]
-    texts = postmortem.write(folder, stub)
+    texts = postmortem.write(folder, stub, limits=models.Limits(6.0, 3.0, 100, 100))
     assert stub.asked
     assert stub.closed
     assert folder.read_text("verdict.json") == verdict
@@ -123,7 +123,7 @@ def test_a_model_that_hangs_costs_its_time_once(ledger: list[Fact]) -> None:
 
     stub = Stub(hang)
     begun = time.monotonic()
-    texts = postmortem.compose(ledger, stub, budget_s=0.2)
+    texts = postmortem.compose(ledger, stub, models.Limits(0.2, 0.2, 10, 1))
     assert time.monotonic() - begun < 3
     assert stub.asked == 1
     assert texts[0].header.by_model == 0
@@ -133,24 +133,24 @@ def test_a_model_that_hangs_costs_its_time_once(ledger: list[Fact]) -> None:
 def test_an_honest_model_is_let_through(folder: RunFolder, ledger: list[Fact], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "of", lambda _: ledger)
     texts = postmortem.write(folder, Stub(1, lambda t: t.replace(" in ", " during ").replace(".", ".")))
-    assert texts[0].header.by_model == postmortem.CHOICES_MAX
+    assert texts[0].header.by_model == Stub.limits.choices
     assert texts[0].header.rejected == 0
-    assert texts[1].header.by_model == postmortem.CHOICES_MAX
+    assert texts[1].header.by_model == Stub.limits.choices
     assert verify.verify(folder).ok
     assert "stub" in folder.read_text("postmortem.md")
 
 
 def test_a_cage_keeps_its_bounds() -> None:
-    cage = Caged(Stub(1), 5.0, 2, 0)
+    cage = Caged(Stub(1), models.Limits(5.0, 5.0, 2, 0))
     assert [cage.choose("?", ["a", "b"]) for _ in range(3)] == [1, 1, None]
-    assert cage.rewrite("x") is None
-    assert Caged(None, 5.0, 2, 2).choose("?", ["a"]) is None
-    assert Caged(Stub(0), 0.0, 2, 2).choose("?", ["a"]) is None
+    assert cage.rewrite("x", "x") is None
+    assert Caged(None, models.Limits(5.0, 5.0, 2, 2)).choose("?", ["a"]) is None
+    assert Caged(Stub(0), models.Limits(0.0, 1.0, 2, 2)).choose("?", ["a"]) is None
 
 
 def test_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert models.open("none") is None
-    with pytest.raises(BadInput, match="no model named gpt"):
+    with pytest.raises(BadInput, match="no model named 'gpt'"):
         models.open("gpt")
 
     def missing() -> models.Model:
@@ -159,15 +159,16 @@ def test_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.MODELS, "embedded", missing)
     absent = models.open("embedded")
     assert absent is not None
-    assert "no weights here" in absent.name
+    assert isinstance(absent, models.Absent)
+    assert (absent.name, absent.why) == ("embedded", "no weights here")
     with pytest.raises(ModelError):
         absent.choose("?", ["a"], 1)
 
 
 def test_an_absent_model_is_named_in_the_header(ledger: list[Fact]) -> None:
     text = postmortem.compose(ledger, models.Absent("embedded", "no weights here"))[0]
-    assert text.header.by_model == 0
-    assert "no weights here" in postmortem.markdown(text, ledger)
+    assert (text.header.by_model, text.header.rejected) == (0, 0)
+    assert "embedded was to choose phrasings and took no part: no weights here" in postmortem.markdown(text, ledger)
 
 
 # ---- the real one, which is part of the locked set
@@ -177,13 +178,10 @@ def test_the_embedded_model_words_a_postmortem(
     folder: RunFolder, ledger: list[Fact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facts, "of", lambda _: ledger)
-    monkeypatch.setattr("aftershock.models.caged.CALL_S", 30.0)
-    monkeypatch.setattr(postmortem, "CHOICES_MAX", 3)
-    monkeypatch.setattr(postmortem, "REWRITES_MAX", 1)
     model = embedded.Embedded()
     process = model._process
     assert process is not None
-    texts = postmortem.write(folder, model, budget_s=30)
+    texts = postmortem.write(folder, model, limits=models.Limits(30.0, 30.0, 3, 1))
     assert process.returncode is not None  # its memory went back
     assert texts[0].header.by_model == 3
     assert (texts[0].header.digest or "").startswith("sha256:")

