@@ -19,6 +19,7 @@ from aftershock.folder import RunFolder
 from aftershock.graph import catalogue, schema, views
 from aftershock.graph.lock import WriterLock
 from aftershock.graph.rows import Rows
+from aftershock.graph.shelf import Shelf
 from tests.aftershock import runs
 
 
@@ -150,14 +151,13 @@ def test_rebuilding_from_the_folders(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("graph*")) == ["graph.lbug", "graph.lbug.lock", "graph.lbug.wal"]
 
 
-def test_full_files_are_put_away_and_still_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aftershock.graph.shelf.RUNS_A_FILE", 2)
+def test_full_files_are_put_away_and_still_answer(tmp_path: Path) -> None:
     path = tmp_path / "graph.lbug"
     ids = [f"20260301T1{n}0000Z-00000{n}" for n in range(5)]
     folders = [runs.write(tmp_path, runs.refused, run_id=run) for run in ids[:4]]
     folders.append(runs.write(tmp_path, runs.passed, run_id=ids[4]))
     for folder in folders:
-        with graph.open(path) as held:
+        with Shelf(path, 5, read_only=False, runs_a_file=2) as held:
             graph.ingest(held, folder)
     assert sorted(p.name for p in (tmp_path / "graph.lbug.full").iterdir()) == [
         "00001.lbug", "00001.runs", "00002.lbug", "00002.runs"]  # fmt: skip
@@ -168,7 +168,7 @@ def test_full_files_are_put_away_and_still_answer(tmp_path: Path, monkeypatch: p
 
     assert sorted(history()) == ids
     assert len(history(1, 2)) == 2
-    with graph.open(path) as held:
+    with Shelf(path, 5, read_only=False, runs_a_file=2) as held:
         assert held.query("run", run=ids[0])[0]["verdict"] == "INCONCLUSIVE"
         assert held.query("run", run=ids[4])[0]["verdict"] == "PASS"
         assert held.query("run", run="20260301T190000Z-000009") == []
@@ -177,7 +177,7 @@ def test_full_files_are_put_away_and_still_answer(tmp_path: Path, monkeypatch: p
         held.write_run(changed)  # replayed: the newest counts
         assert held.query("run", run=ids[0])[0]["verdict"] == "FAIL"
     assert sorted(history()) == ids
-    with graph.open(path) as held:
+    with Shelf(path, 5, read_only=False) as held:
         held.remove_run(ids[0])
         held.remove_run(ids[3])
         assert held.query("run", run=ids[3]) == []
@@ -186,8 +186,7 @@ def test_full_files_are_put_away_and_still_answer(tmp_path: Path, monkeypatch: p
     assert sorted(history()) == ids
 
 
-def test_a_run_costs_little_on_disk(tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aftershock.graph.shelf.RUNS_A_FILE", 6)
+def test_a_run_costs_little_on_disk(tmp_path: Path, rows: Rows) -> None:
     for n in range(7):
         run = f"20260301T120000Z-00000{n}"
         copy = Rows(run)
@@ -202,7 +201,7 @@ def test_a_run_costs_little_on_disk(tmp_path: Path, rows: Rows, monkeypatch: pyt
                       for label, table in rows.nodes.items()}  # fmt: skip
         copy.edges = {kind: {(a.replace(runs.RUN_ID, run), b.replace(runs.RUN_ID, run)): renamed(row)
                              for (a, b), row in edges.items()} for kind, edges in rows.edges.items()}  # fmt: skip
-        with graph.open(tmp_path / "graph.lbug") as held:
+        with Shelf(tmp_path / "graph.lbug", 5, read_only=False, runs_a_file=6) as held:
             held.write_run(copy)
             assert len(held.query("touched", run=run)) == 27
     assert sum(p.stat().st_size for p in tmp_path.rglob("*")) < 7_000_000  # engine's own way: 90 MB

@@ -31,7 +31,7 @@ class Rows:
 
     def id(self, label: str, local: str) -> str:
         """Id of a node in the shared graph."""
-        return f"{self.run_id}/{label}/{local}"
+        return _text(f"{self.run_id}/{label}/{local}")
 
     def has(self, label: str, local: str) -> bool:
         """True if the node was added."""
@@ -72,8 +72,13 @@ class Rows:
 def _typed(types: Mapping[str, type], name: str, value: Any) -> Value:
     kind = types[name]
     if kind is str:
-        return str(value)[:TEXT_MAX]
+        return _text(str(value)[:TEXT_MAX])
     return kind(value)  # type: ignore[no-any-return]
+
+
+def _text(text: str) -> str:
+    """A lone surrogate, which JSON can carry and no engine can store, becomes `?`."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def build(folder: RunFolder) -> Rows:

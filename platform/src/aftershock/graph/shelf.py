@@ -28,8 +28,17 @@ ALL = 1_000_000
 class Shelf:
     """A graph of many runs below one path; see `graph.Graph`."""
 
-    def __init__(self, path: Path, deadline_s: float, *, read_only: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        deadline_s: float,
+        *,
+        read_only: bool,
+        runs_a_file: int = RUNS_A_FILE,
+        rows_a_file: int = ROWS_A_FILE,
+    ) -> None:
         self.path, self._deadline_s, self._read_only = path, deadline_s, read_only
+        self._runs_a_file, self._rows_a_file = runs_a_file, rows_a_file
         self._full: dict[Path, frozenset[str]] = {}  # oldest first
         self._opened: dict[Path, Ladybug] = {}
         if read_only and not path.exists() and not self._files():
@@ -55,9 +64,9 @@ class Shelf:
     def write_runs(self, runs: Iterable[Rows]) -> None:
         """Put runs in place of what the graph held of them: enough of them as full files, else as many in one transaction as go into
         the current file. An iterator is read as it is needed."""  # fmt: skip
-        for batch in _batches(runs):
+        for batch in _batches(runs, self._rows_a_file):
             fresh = [rows for run, rows in batch.items() if run not in self._runs]
-            if len(fresh) < RUNS_A_FILE:
+            if len(fresh) < self._runs_a_file:
                 self._append(list(batch.values()))
                 continue
             self._fill(fresh)
@@ -66,7 +75,7 @@ class Shelf:
     def _append(self, waiting: Sequence[Rows]) -> None:
         while waiting:
             current = self._writable()
-            room = max(1, RUNS_A_FILE - len(self._runs))
+            room = max(1, self._runs_a_file - len(self._runs))
             batch, waiting = waiting[:room], waiting[room:]
             current.write_runs(batch)
             self._runs |= {rows.run_id for rows in batch}
@@ -136,7 +145,7 @@ class Shelf:
     def _writable(self) -> Ladybug:
         """The file to write into; a full one is packed and put away first."""
         current = self._writing()
-        if len(self._runs) >= RUNS_A_FILE:
+        if len(self._runs) >= self._runs_a_file:
             current.close(pack=True)
             self._put_away(self.path, self._next_file(), frozenset(self._runs))
             current = self._current = Ladybug(self.path, self._deadline_s, read_only=False)
@@ -183,14 +192,14 @@ def full_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.full")
 
 
-def _batches(runs: Iterable[Rows]) -> Iterator[Mapping[str, Rows]]:
+def _batches(runs: Iterable[Rows], rows_a_file: int) -> Iterator[Mapping[str, Rows]]:
     """Runs by id, the later one where an id comes twice, with about as many rows as go into a file that is filled at once."""
     batch: dict[str, Rows] = {}
     size = 0
     for rows in runs:
         batch[rows.run_id] = rows
         size += sum(rows.counts())
-        if size >= ROWS_A_FILE:
+        if size >= rows_a_file:
             yield batch
             batch, size = {}, 0
     if batch:
