@@ -94,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--unleash", action="store_true", help="as for run")
     undo = command("undo", _undo, "take back what killed runs left behind", "aftershock undo --on pocket")
     on(undo)
+    undo.add_argument(
+        "--forget", action="store_true", help="faults of an earlier cluster of the same name went with it"
+    )
     diagnose = command("diagnose", _diagnose, "rank root causes of run or case folders, from observations alone",
                        "aftershock diagnose reports/payments-latency/latest --json")  # fmt: skip
     diagnose.add_argument("folders", nargs="+", metavar="RUN")
@@ -209,11 +212,16 @@ def _check(chosen: argparse.Namespace, configured: Settings) -> int:
 
 
 def _undo(chosen: argparse.Namespace, configured: Settings) -> int:
-    from aftershock import run
+    from aftershock import leftovers
 
-    done = run.undo(chosen.on, configured)
-    _print(chosen, done, lambda: print("\n".join(f"{d['state']:8} {d['action']}" for d in done) or "nothing to undo"))
-    return 0 if all(d["state"] == "done" for d in done) else 2
+    done = leftovers.undo(chosen.on, configured, forget=chosen.forget)
+    lines = [f"{d['state']:8} {d['action']} of {d['run']}: {d['error'] or d['what']}" for d in done]
+    _print(chosen, done, lambda: print("\n".join(lines) or "nothing to undo"))
+    if all(d["state"] == "done" for d in done):
+        return 0
+    print("hint: what is not done stays in the journal, and runs are refused until it is; put right what kept it"
+          " (fresh credentials, a node that is back), then run `aftershock undo` again", file=sys.stderr)  # fmt: skip
+    return 2
 
 
 def _diagnose(chosen: argparse.Namespace, configured: Settings) -> int:

@@ -86,7 +86,7 @@ class Cluster:
 
     def __init__(self, access: Access, settings: Settings) -> None:
         self._access = access
-        self._settings = settings
+        self.settings = settings
         self._pool, self._credentials = _plain(access) or _client(access)
         self._lock = threading.Lock()
         self._served: dict[str, dict[str, Resource]] = {}
@@ -152,7 +152,7 @@ class Cluster:
                 nodes = ()
             kind = "pocket" if "pocketkube" in version else "kubernetes"
             access = self._access
-            own = kind == "pocket" and access.own(self._settings)
+            own = kind == "pocket" and access.own(self.settings)
             self._identity = ClusterIdentity(kind, access.context, version, access.fingerprint, nodes, own)
         return self._identity
 
@@ -160,6 +160,19 @@ class Cluster:
     def server(self) -> str:
         """URL of the API server."""
         return self._access.server
+
+    @property
+    def namespace(self) -> str:
+        """The context's own namespace."""
+        return self._access.namespace
+
+    def answers(self, timeout_s: float = 2.0) -> bool:
+        """True if an API server answers now, whatever it says."""
+        try:
+            self.raw("GET", "/version", timeout_s=timeout_s)
+        except ClusterUnreachable:
+            return False
+        return True
 
     def kubeconfig_for_child(self, folder: Path) -> Path:
         """A copy of exactly this context that needs no other file, readable by its owner only."""

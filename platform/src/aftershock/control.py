@@ -30,7 +30,6 @@ from aftershock.observe.watch import Watcher
 from aftershock.undo import UndoJournal
 from aftershock.watchdog import Watchdog
 
-LEASE_S = 3600.0
 NO_LOAD = {"offered": False, "scheduled": 0, "started_on_time": 0, "late_max_us": None, "dropped": 0, "exit_code": None,
            "error": "chaos run offers no load"}  # fmt: skip
 
@@ -69,8 +68,9 @@ class Keeper:
         if left := self.journal.pending(self.cluster.identity.fingerprint):
             raise AftershockError(f"{len(left)} fault(s) of an earlier run are not undone", hint="aftershock undo")
         for namespace in self.namespaces:
-            lease.take(self.cluster, namespace, self.run_id, LEASE_S)
+            lease.take(self.cluster, namespace, self.run_id)
             self._stack.callback(lease.release, self.cluster, namespace, self.run_id)
+        self._stack.callback(lease.Renewal(self.cluster, self.namespaces, self.run_id).stop)
         self.watchdog = Watchdog.start(self.run_id, self.cluster, configured, self.namespaces)
         self._stack.callback(self.watchdog.stop)
         self.folder = RunFolder.create(reports.resolve(), name, self.run_id)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aftershock.undo import UndoJournal
 
 LABEL = ("aftershock.dev/chaos", "allowed")
-LEASE_MARGIN_S = 120.0
 _SHOWN = 12
 
 
@@ -126,7 +125,7 @@ def preflight(
     try:
         if run_id:
             for namespace in experiment.blast_radius.namespaces:
-                if (found := _take(experiment, cluster, namespace, run_id)) is not None:
+                if (found := _take(cluster, namespace, run_id)) is not None:
                     raise RunRefused([found])
                 taken.append(namespace)
         checked = check(experiment, cluster, journal, unleash=unleash, run_id=run_id)
@@ -174,10 +173,9 @@ def _no(rule: str, summary: str, hint: str | None = None) -> Finding:
     return Finding(rule, Outcome.INCONCLUSIVE, summary, (), hint)
 
 
-def _take(experiment: Experiment, cluster: Cluster, namespace: str, run_id: str) -> Finding | None:
-    duration_s = experiment.load.total_s + experiment.recovery_deadline_s + LEASE_MARGIN_S
+def _take(cluster: Cluster, namespace: str, run_id: str) -> Finding | None:
     try:
-        lease.take(cluster, namespace, run_id, duration_s)
+        lease.take(cluster, namespace, run_id)
     except Refused as refused:
         return _no("preflight", str(refused), refused.hint)
     except NotFound:
@@ -237,6 +235,10 @@ def _faults(experiment: Experiment, cluster: Cluster, run_id: str) -> tuple[list
         if kind is not None and not _served(cluster, kind.api, kind.plural):
             refusals.append(_no("preflight", f"{kind.action}: fault not available on this cluster: it does not serve {kind.plural}",
                                 "install Chaos Mesh there, or use pocketkube"))  # fmt: skip
+            continue
+        if kind is not None and (lacking := kind.lacks(cluster, activity.arguments)):
+            refusals.append(_no("preflight", f"{kind.action}: fault not available on this cluster: {lacking}",
+                                "docs/clusters.md says how; a node that could not be powered on again is not powered off"))  # fmt: skip
             continue
         try:
             fault = faults.plan(activity, cluster, f"f{number}", run_id, rollbacks=bool(experiment.rollbacks))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aftershock import activities, conclude, graph, models, preflight, processes
 from aftershock.cluster import Cluster
@@ -91,11 +90,3 @@ def check(experiment: Experiment, on: str, unleash: bool, settings: Settings) ->
     cluster = Cluster.connect(on, settings)
     with UndoJournal.of(settings) as journal:
         return preflight.check(experiment, cluster, journal, unleash=unleash)
-
-
-def undo(on: str, settings: Settings) -> list[dict[str, Any]]:
-    """Take back every fault of this cluster that is still in the journal; each answer tells what became of it."""
-    processes.sweep()
-    cluster = Cluster.connect(on, settings)
-    with UndoJournal.of(settings) as journal:
-        return [r.document() for r in journal.undo(cluster, journal.pending(cluster.identity.fingerprint))]

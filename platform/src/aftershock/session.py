@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
 
-from aftershock import evidence, faults, invariants, judge, manifest, preflight, processes, weakness
+from aftershock import evidence, faults, invariants, judge, lease, manifest, preflight, processes, weakness
 from aftershock import load as loads
 from aftershock.activities import Chaos
 from aftershock.cluster import Cluster
@@ -29,7 +29,7 @@ from aftershock.observe.scrape import Scraper
 from aftershock.observe.watch import Watcher
 from aftershock.progress import Teller
 from aftershock.settings import Settings
-from aftershock.undo import Entry, UndoJournal
+from aftershock.undo import Entry, UndoJournal, Undone
 from aftershock.verdict import Finding, Outcome
 from aftershock.watchdog import Watchdog
 
@@ -40,6 +40,7 @@ SETTLE_S = 10.0
 PROBE_S = 5.0
 SERVED_MIN = 0.9  # share of the baseline's journeys that must succeed where no objective says it
 ROLLBACK_S = 20.0
+BRIEFLY_S = 3.0  # once the schedule is over, an API server that does not answer is not waited for any longer: the watchdog does that
 TICK_S = 0.05
 NO_LOAD: dict[str, Any] = {
     "offered": False, "scheduled": 0, "started_on_time": 0, "late_max_us": None, "dropped": 0, "exit_code": None,
@@ -76,6 +77,7 @@ class Session:
         self.steady_seen: dict[str, tuple[bool | None, str]] = {}
         self.load_facts: dict[str, Any] = dict(NO_LOAD)
         self.plan: preflight.Plan | None = None
+        self.stopped: Stopped | None = None
         self._stack = ExitStack()
         self._observers: list[Observer] = []
         self._load: loads.RunningLoad | None = None
@@ -99,9 +101,9 @@ class Session:
     ) -> None:
         """Undo whatever is pending, then end everything, newest first."""
         try:
-            if self.journal.pending(self.cluster.identity.fingerprint, self.run_id):
+            if self._pending():
                 self.tell("undoing", None)
-                self.journal.undo(self.cluster, self.journal.pending(self.cluster.identity.fingerprint, self.run_id))
+                self._take_back(self._pending(), BRIEFLY_S)
         finally:
             self._stack.close()
 
@@ -115,7 +117,9 @@ class Session:
             self.experiment, self.cluster, self.journal, unleash=unleash, run_id=self.run_id,
             targets_later=self.weakness is not None,
         )  # fmt: skip
-        self._stack.callback(self._quietly, preflight.release, self.plan, self.cluster, self.run_id)
+        self._stack.callback(self._quietly, self._let_go)
+        self._lease = lease.Renewal(self.cluster, self.plan.namespaces, self.run_id)
+        self._stack.callback(self._lease.stop)
         self.watchdog = Watchdog.launch(
             self.run_id, self.cluster, self.settings, self.experiment.blast_radius.namespaces
         )
@@ -217,7 +221,8 @@ class Session:
         """Undo every fault, play the file's rollbacks, and wait for the end of the recovery window."""
         self.tell("undoing", self._done())
         self._undone_us = now_us()
-        results = self.journal.undo(self.cluster, self._pending_faults())
+        left_s = max(0.0, (self.windows["recovery"]["to_us"] - now_us()) / 1e6)
+        results = self._take_back(self._pending_faults(), left_s + BRIEFLY_S)
         for activity in self.experiment.rollbacks:
             self.chaos.execute(activity, "rollback", ROLLBACK_S)
         for result in results:
@@ -228,7 +233,8 @@ class Session:
     def note(self, stopped: Stopped) -> None:
         """Remember why the run stopped early, and stop the load: there is nothing more to learn."""
         self.tell(f"stopped early: {stopped}", None)
-        self.journal.undo(self.cluster, self._pending_faults())
+        self.stopped = self.stopped or stopped
+        self._take_back(self._pending_faults(), BRIEFLY_S)
         if self._load is not None:
             self._load.stop()
         elif not self.load_facts["offered"]:
@@ -246,8 +252,7 @@ class Session:
 
     def store(self) -> None:
         """Write everything raw; the verdict follows from these files alone."""
-        fingerprint = self.cluster.identity.fingerprint
-        self.journal.undo(self.cluster, self.journal.pending(fingerprint, self.run_id))
+        self._take_back(self._pending(), BRIEFLY_S)
         self._hops = Hops(self.folder)
         if "topology" in self._known:
             self._known["topology"]["calls"] = [list(pair) for pair in self._hops.calls]
@@ -265,7 +270,7 @@ class Session:
 
     def abandon(self, why: str) -> None:
         """Undo, and store the verdict of a run that somebody ended."""
-        self.journal.undo(self.cluster, self._pending_faults())
+        self._take_back(self._pending_faults(), BRIEFLY_S)
         self._conclude_early([Finding("activities", Outcome.INCONCLUSIVE, why, (), "run it again, to its end")])
 
     def _conclude_early(self, findings: Sequence[Finding]) -> None:
@@ -296,9 +301,22 @@ class Session:
             chains, self.chaos.runs, entries, observers=self.reports, steady=self.steady_seen, load=self.load_facts
         )
 
+    def _pending(self) -> list[Entry]:
+        return self.journal.pending(self.cluster.identity.fingerprint, self.run_id)
+
     def _pending_faults(self) -> list[Entry]:
-        pending = self.journal.pending(self.cluster.identity.fingerprint, self.run_id)
-        return [e for e in pending if e.action not in ("collector", "weakness")]
+        return [e for e in self._pending() if e.action not in ("collector", "weakness")]
+
+    def _take_back(self, entries: Sequence[Entry], silent_s: float) -> list[Undone]:
+        """Undo entries; for those that failed before a short try is enough, since the watchdog and `aftershock undo` come after it."""
+        first, again = ([e for e in entries if e.state == state] for state in ("pending", "failed"))
+        done = self.journal.undo(self.cluster, first, silent_s=silent_s)
+        return [*done, *self.journal.undo(self.cluster, again, BRIEFLY_S, silent_s=silent_s)]
+
+    def _let_go(self) -> None:
+        """Let the leases go, unless something is not undone: then the watchdog keeps them while it tries, and marks them."""
+        if self.plan is not None and not self._pending():
+            preflight.release(self.plan, self.cluster, self.run_id)
 
     def _check_invariants(self) -> None:
         wanted = self.experiment.invariants
@@ -319,6 +337,10 @@ class Session:
         while (left := (time_us - now_us()) / 1e6) > 0:
             if self._load is not None and (trouble := self._load.failed()):
                 raise Stopped(f"the load generator failed: {trouble}")
+            if self._lease.lost:
+                raise Stopped(
+                    f"another run took the lease: {self._lease.lost}", "two faults at once prove nothing; run it again"
+                )
             self.tell(text, self._done())
             time.sleep(min(TICK_S, left))
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from aftershock.errors import AftershockError, ClusterError, NotFound
+from aftershock import power
+from aftershock.errors import AftershockError, ClusterError, ClusterUnreachable, NotFound, Refused
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
@@ -25,6 +26,9 @@ Json = Mapping[str, Any]
 State = Literal["pending", "done", "failed"]
 MERGE_PATCH = "application/merge-patch+json"
 ENTRY_DEADLINE_S = 30.0
+ROLLOUT_S = 60.0
+BOOT_S = 120.0
+AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 _POLL_S = 0.05
 _REQUEST_S = 5.0
 
@@ -39,11 +43,12 @@ _COLUMNS = "id, run, cluster, context, action, inverse, state, created_us, chang
 class Inverse:
     """One request that takes a fault back, and how to see that it did.
 
-    `check` is `{"absent": true}`, `{"present": true}` or `{"fields": [[[key, ...], value], ...]}` on what GET `check_path` answers;
-    a key that is missing equals null, false and an empty value. With `"rolled_out": true` its pods must have followed, too.
+    `check` is `{"absent": true}`, `{"present": true}`, `{"node_ready": true}` or `{"fields": [[[key, ...], value], ...]}` on what GET
+    `check_path` answers; a key that is missing equals null, false and an empty value. With `"rolled_out": true` its pods must have
+    followed, too. A `command` is no request: `body` is a program with its arguments.
     """
 
-    kind: str  # remove | restore | recreate | none
+    kind: str  # remove | restore | recreate | command | none
     method: str
     path: str
     body: Any
@@ -51,6 +56,7 @@ class Inverse:
     check_path: str
     check: Json
     what: str = ""  # for people: `uncordon node body2`
+    takes_s: float = 0.0  # what it may take to be seen, where that is longer than others get
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,22 @@ def restoration(path: str, live: Json, patch: Json, what: str, *, rolled_out: bo
     check: dict[str, Any] = {"fields": [[list(keys), value] for keys, value in _leaves(body)]}
     if rolled_out:
         check["rolled_out"] = True
-    return Inverse("restore", "PATCH", path, body, MERGE_PATCH, path, check, what)
+    return Inverse("restore", "PATCH", path, body, MERGE_PATCH, path, check, what, ROLLOUT_S if rolled_out else 0.0)
+
+
+def power_on(words: Sequence[str], node: str) -> Inverse:
+    """Give a node its power back by a program; seen when the node is Ready."""
+    return Inverse(
+        "command",
+        "",
+        "",
+        list(words),
+        "",
+        f"/api/v1/nodes/{node}",
+        {"node_ready": True},
+        f"power on node {node}",
+        BOOT_S,
+    )
 
 
 def recreation(collection: str, live: Json, what: str) -> Inverse:
@@ -213,60 +234,102 @@ class UndoJournal:
         ]
 
     def undo(
-        self, cluster: Cluster, entries: Sequence[Entry], deadline_s: float = ENTRY_DEADLINE_S,
-        progress: Callable[[str], object] | None = None,
+        self, cluster: Cluster, entries: Sequence[Entry], deadline_s: float | None = None,
+        progress: Callable[[str], object] | None = None, silent_s: float | None = None,
     ) -> list[Undone]:  # fmt: skip
         """Undo entries, last in first out, and mark each done once the cluster was seen to be as before.
 
-        `deadline_s` is per entry. A failed entry does not keep the others from being undone.
+        `deadline_s` is per entry (default: what each may take), `silent_s` how long an API server that does not answer is waited
+        for, over all of them. A failed entry does not keep the others from being undone. Raises Refused for one of another cluster.
         """
         results = []
+        silent = Patience(deadline_s or ENTRY_DEADLINE_S if silent_s is None else silent_s)
         for entry in sorted(entries, key=lambda e: e.id, reverse=True):
-            assert entry.cluster == cluster.identity.fingerprint, "an entry is undone on its own cluster only"
+            if entry.cluster != cluster.identity.fingerprint:
+                raise Refused(
+                    f"{entry.action} of {entry.run} was made on another cluster than {cluster.identity.context} is now"
+                )
             if progress:
                 progress(entry.inverse.what or entry.action)
-            error = apply(cluster, entry.inverse, deadline_s)
+            given_s = max(ENTRY_DEADLINE_S, entry.inverse.takes_s) if deadline_s is None else deadline_s
+            error = apply(cluster, entry.inverse, given_s, silent)
             state: State = "failed" if error else "done"
             results.append(Undone(entry, state, self.mark(entry.id, state, error), error))
         return results
 
 
-def apply(cluster: Cluster, inverse: Inverse, deadline_s: float = ENTRY_DEADLINE_S) -> str | None:
+class Patience:
+    """How long an API server that does not answer is waited for, in all; an answer of any kind begins it anew."""
+
+    def __init__(self, silent_s: float) -> None:
+        self.silent_s = silent_s
+        self._since: float | None = None
+
+    def over(self, error: Exception | None, asked: float) -> bool:
+        """Take note of what became of a request of the moment `asked` (monotonic); True once there was no answer for too long."""
+        if not isinstance(error, ClusterUnreachable):
+            self._since = None
+            return False
+        self._since = asked if self._since is None else self._since
+        return time.monotonic() - self._since >= self.silent_s
+
+    @property
+    def request_s(self) -> float:
+        """Deadline of one request."""
+        return min(_REQUEST_S, max(0.5, self.silent_s))
+
+
+def apply(
+    cluster: Cluster, inverse: Inverse, deadline_s: float = ENTRY_DEADLINE_S, silent: Patience | None = None
+) -> str | None:
     """Send an inverse and wait until it is seen to have worked; None, or why not. Idempotent.
 
     The request is sent even where all looks as before: the fault it answers may still have been under way.
     """
     if inverse.kind == "none":
         return None
-    ends = time.monotonic() + deadline_s
-    last = ""
+    silent = silent or Patience(deadline_s)
+    what, ends = inverse.what or inverse.path, time.monotonic() + deadline_s
+    trouble: AftershockError | None
     while True:
+        asked = time.monotonic()
         try:
-            _send(cluster, inverse)
+            _send(cluster, inverse, silent.request_s)
+            silent.over(None, asked)
             break
         except ClusterError as error:
-            last = str(error)
+            trouble = error
             if error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409, 429):
-                return f"{inverse.what or inverse.path}: {last}"
+                return f"{what}: {error}"
+        except AftershockError as error:  # of a program: it may go better in a moment
+            trouble = error
+        if silent.over(trouble, asked):
+            return f"{what}: the API server does not answer: {trouble}"
         if time.monotonic() > ends:
-            return f"{inverse.what or inverse.path}: not accepted within {deadline_s:g} s, last: {last}"
+            return f"{what}: not accepted within {deadline_s:g} s, last: {trouble}"
         time.sleep(_POLL_S * 2)
     while True:
+        asked, trouble = time.monotonic(), None
         try:
-            missing = unmet(cluster, inverse)
+            missing = unmet(cluster, inverse, silent.request_s)
         except AftershockError as error:
-            missing = str(error)
+            trouble, missing = error, str(error)
         if missing is None:
             return None
+        if silent.over(trouble, asked):
+            return f"{what}: the API server does not answer: {missing}"
         if time.monotonic() > ends:
-            return f"{inverse.what or inverse.path}: not seen to have worked within {deadline_s:g} s: {missing}"
+            return f"{what}: not seen to have worked within {deadline_s:g} s: {missing}"
         time.sleep(_POLL_S)
 
 
-def _send(cluster: Cluster, inverse: Inverse) -> None:
+def _send(cluster: Cluster, inverse: Inverse, timeout_s: float) -> None:
+    if inverse.kind == "command":
+        power.run(inverse.body)
+        return
     try:
         cluster.request(
-            inverse.method, inverse.path, body=inverse.body, content_type=inverse.content_type, timeout_s=_REQUEST_S
+            inverse.method, inverse.path, body=inverse.body, content_type=inverse.content_type, timeout_s=timeout_s
         )
     except NotFound:
         if inverse.kind != "remove":
@@ -276,16 +339,18 @@ def _send(cluster: Cluster, inverse: Inverse) -> None:
             raise
 
 
-def unmet(cluster: Cluster, inverse: Inverse) -> str | None:
+def unmet(cluster: Cluster, inverse: Inverse, timeout_s: float = _REQUEST_S) -> str | None:
     """What is not yet as before the fault; None if all is."""
     try:
-        live = cluster.request("GET", inverse.check_path, timeout_s=_REQUEST_S)
+        live = cluster.request("GET", inverse.check_path, timeout_s=timeout_s)
     except NotFound:
         return None if "absent" in inverse.check else f"{inverse.check_path} does not exist"
     if "absent" in inverse.check:
         return f"{inverse.check_path} still exists"
     if live.get("metadata", {}).get("deletionTimestamp"):
         return f"{inverse.check_path} is being deleted"
+    if "node_ready" in inverse.check and (why := _not_ready(live)):
+        return f"{live['metadata']['name']}: {why}"
     for keys, wanted in inverse.check.get("fields", []):
         have: Any = live
         for key in keys:
@@ -293,6 +358,15 @@ def unmet(cluster: Cluster, inverse: Inverse) -> str | None:
         if have != wanted and (have or wanted):
             return f"{'.'.join(keys)} is {have!r:.200}, was {wanted!r:.200}"
     return behind(live) if inverse.check.get("rolled_out") else None
+
+
+def _not_ready(node: Json) -> str | None:
+    """Why a node is not back: not Ready, or pods are still being sent away from it."""
+    status = {c.get("type"): c.get("status") for c in (node.get("status") or {}).get("conditions") or []}
+    if status.get("Ready") != "True":
+        return f"Ready is {status.get('Ready', 'not known')}"
+    taints = [str(t.get("key")) for t in (node.get("spec") or {}).get("taints") or []]
+    return next((f"taint {key}" for key in taints if key in AWAY), None)
 
 
 def behind(live: Json) -> str | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aftershock import processes, settings
-from aftershock.errors import AftershockError, ClusterUnreachable, DeadlineExceeded
+from aftershock.errors import AftershockError, ClusterError, ClusterUnreachable, DeadlineExceeded
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
@@ -31,6 +31,8 @@ READY = b"ready\n"
 POCKET = "pocketkube-"  # what pocketkube calls its contexts
 READY_S = 20.0
 UNDO_S = 60.0  # after this it gives up; what is left stays in the journal for `aftershock undo`
+AWAY_S = 900.0  # so long it waits for an API server that does not answer, before that counts
+LOOK_S = 0.5  # how often it asks one
 ENTRY_S = 3.0  # for one entry, before the next one is tried; then again from the first
 SETTLE_S = 0.4  # a request of the dead run may still have been under way: look again
 STOP_S = 5.0
@@ -142,23 +144,44 @@ def _watch(run_id: str, context: str, fingerprint: str, namespaces: Sequence[str
         left = journal.pending(fingerprint, run_id)
         if left:
             _say(f"run {run_id} ended with {len(left)} fault(s) in place")
-            ends = time.monotonic() + UNDO_S
+            renewal = lease.Renewal(
+                cluster, namespaces, run_id
+            )  # nobody may start while this run's faults are in place
+            away_ends, ends = time.monotonic() + AWAY_S, time.monotonic() + UNDO_S
             while left and time.monotonic() < ends:
                 for entry in left:
-                    if _is_gone(context, fingerprint, configured):
+                    if is_gone(context, fingerprint, configured):
                         return _forget(journal, journal.pending(fingerprint, run_id))
                     _undo(journal, cluster, [entry])
-                time.sleep(SETTLE_S)
+                while not (there := cluster.answers()) and time.monotonic() < away_ends:
+                    if is_gone(context, fingerprint, configured):
+                        return _forget(journal, journal.pending(fingerprint, run_id))
+                    ends = time.monotonic() + UNDO_S
+                    time.sleep(LOOK_S)
+                time.sleep(SETTLE_S if there else 0.0)
                 left = journal.pending(fingerprint, run_id)
+            renewal.stop()
             _undo(journal, cluster, journal.undone_yet_there(cluster, run_id))
             left = journal.pending(fingerprint, run_id)
-        for namespace in namespaces:
-            lease.release(cluster, namespace, run_id)
+            if left:
+                _say(f"{len(left)} fault(s) stay in the journal: put right what kept them, then `aftershock undo`")
+        _let_go(cluster, namespaces, run_id, left)
     cluster.close()
     return 1 if left else 0
 
 
-def _is_gone(context: str, fingerprint: str, configured: Settings) -> bool:
+def _let_go(cluster: Cluster, namespaces: Sequence[str], run_id: str, left: Sequence[Entry]) -> None:
+    """The leases of the run: gone, or marked with what is not undone, so that no other machine starts over it."""
+    from aftershock import lease
+
+    for namespace in namespaces:
+        try:
+            lease.release(cluster, namespace, run_id, "; ".join(entry.inverse.what or entry.action for entry in left))
+        except ClusterError as error:  # it ends by itself, since nobody renews it
+            _say(f"the lease in {namespace} is not let go: {error}")
+
+
+def is_gone(context: str, fingerprint: str, configured: Settings) -> bool:
     """Whether a local cluster was ended, and its faults with it; of any other cluster nobody can know."""
     from aftershock import kubeconfig
 

@@ -210,7 +210,7 @@ def test_leftovers_of_an_earlier_run_are_undone_first(world: World) -> None:
 def test_a_run_takes_the_lease_and_a_second_one_is_refused(world: World) -> None:
     api, cluster, journal = world
     plan = preflight.preflight(load(), cluster, journal, unleash=True, run_id="run-1")
-    with pytest.raises(RunRefused, match="another run works in namespace shop: run-1/") as refused:
+    with pytest.raises(RunRefused, match="another run works in namespace shop: run-1 on ") as refused:
         preflight.preflight(load(), cluster, journal, unleash=True, run_id="run-2")
     assert refused.value.findings[0].rule == "preflight"
     assert any("another run" in summary for _, summary in told(checked(world, load())))
