@@ -33,11 +33,13 @@ class Need:
     resource: str
     namespace: str | None
     subresource: str = ""
+    name: str = ""  # only this object
 
     def __str__(self) -> str:
         resource = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
         group = f".{self.group}" if self.group else ""
-        return f"{self.verb} {resource}{group}{f' in {self.namespace}' if self.namespace else ''}"
+        where = f" in {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {resource}{group}{f' {self.name}' if self.name else ''}{where}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aftershock import activities, faults, lease
+from aftershock import activities, faults, lease, permissions
 from aftershock.errors import AftershockError, BadInput, ClusterError, ClusterUnreachable, NotFound, Refused
 from aftershock.experiment import Experiment
 from aftershock.faults import Need, Planned
@@ -300,7 +300,7 @@ def _permissions(experiment: Experiment, cluster: Cluster, planned: Sequence[Pla
     missing = []
     for need in dict.fromkeys(_needs(experiment, planned)):
         try:
-            allowed = cluster.allowed(need.verb, need.group, need.resource, need.namespace, need.subresource)
+            allowed = cluster.allowed(need.verb, need.group, need.resource, need.namespace, need.subresource, need.name)
         except ClusterUnreachable:
             raise
         except ClusterError as error:
@@ -314,10 +314,7 @@ def _permissions(experiment: Experiment, cluster: Cluster, planned: Sequence[Pla
 
 
 def _needs(experiment: Experiment, planned: Sequence[Planned]) -> Iterable[Need]:
-    for namespace in experiment.blast_radius.namespaces:
-        for verb in ("create", "get", "update", "delete"):
-            yield Need(verb, "coordination.k8s.io", "leases", namespace)
-        yield Need("watch", "", "pods", namespace)
+    yield from permissions.of_run(experiment.blast_radius.namespaces)
     for fault in planned:
         kind = faults.kind_of(fault.activity)
         yield from kind.needs(fault.activity.arguments) if kind else ()
