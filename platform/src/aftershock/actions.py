@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from aftershock import faults, settings, targets
+from aftershock import faults, power, rollouts, settings, targets
 from aftershock.cluster import Cluster
 from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound, Refused
 
@@ -32,7 +32,8 @@ _INJECT_S = 10.0
 _LABEL = re.compile(r"[A-Za-z0-9./_-]+")
 
 __all__ = [
-    "delete_pods", "drain_node", "network_delay", "network_loss", "network_partition", "remove_network_fault", "uncordon_node",
+    "delete_pods", "drain_node", "network_delay", "network_loss", "network_partition", "power_off_node", "remove_network_fault",
+    "roll_deployment", "set_image", "uncordon_node",
 ]  # fmt: skip
 
 
@@ -154,6 +155,34 @@ def uncordon_node(name: str, configuration: Configuration = None, secrets: Mappi
     return {"node": name, "unschedulable": False}
 
 
+def power_off_node(
+    name: str, ns: str, also: Sequence[str] = (), configuration: Configuration = None, secrets: Mapping[str, Any] | None = None
+) -> Json:  # fmt: skip
+    """Cut the power of a node by the program that the user configured (`aftershock.power`), without a word to its pods.
+
+    `ns` is whose pods are meant, `also` names other namespaces that may lose pods there; preflight refuses if there are any more.
+    Returns node, seconds and the program's last words; what becomes of the node is for the watch to see.
+    """
+    begun = time.monotonic()
+    said = power.run(power.command(cluster_of(configuration, secrets), "off", name))
+    return {"node": name, "seconds": round(time.monotonic() - begun, 3), "said": said}
+
+
+def roll_deployment(
+    ns: str, name: str, timeout_s: float = 60.0, configuration: Configuration = None, secrets: Mapping[str, Any] | None = None
+) -> Json:  # fmt: skip
+    """Roll a Deployment over to a new version of the same thing by its own rules, and wait until all its pods are of it and ready."""
+    return rollouts.roll(cluster_of(configuration, secrets), ns, name, _run_of(configuration) or _moment(), timeout_s)
+
+
+def set_image(
+    ns: str, name: str, image: str, container: str | None = None,
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> Json:  # fmt: skip
+    """Give a Deployment another image and return; `container` may be left out where there is one only."""
+    return rollouts.set_image(cluster_of(configuration, secrets), ns, name, image, container)
+
+
 def delete_pods(
     ns: str, uids: Sequence[str], grace_period_s: int | None = None,
     configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
@@ -258,8 +287,16 @@ def _selector(ns: str, text: str) -> Json:
     return {"namespaces": [ns], "labelSelectors": labels}
 
 
+def _run_of(configuration: Configuration) -> str:
+    return str((configuration or {}).get("aftershock_run_id") or os.environ.get(RUN_ID) or "")
+
+
+def _moment() -> str:
+    return str(time.time_ns() // 1_000_000)
+
+
 def _inject(cluster: Cluster, ns: str, action: str, spec: Json, configuration: Configuration) -> Json:
-    run_id = str((configuration or {}).get("aftershock_run_id") or os.environ.get(RUN_ID) or "")
+    run_id = _run_of(configuration)
     if not run_id:  # a plain `chaos run` without our control: the same fault has the same name
         run_id = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
     name = faults.network_fault_name(run_id, action)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from aftershock import targets, undo
+from aftershock import power, rollouts, targets, undo
 from aftershock.errors import BadInput
 from aftershock.experiment import Activity
 from aftershock.targets import Aim, Arguments
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aftershock.cluster import Cluster
     from aftershock.undo import UndoJournal
 
+Json = dict[str, Any]
 CHAOS_MESH = "/apis/chaos-mesh.org/v1alpha1"
 
 
@@ -66,6 +67,7 @@ class Kind:
     api: str = ""  # a group version that must be served for this fault to exist on a cluster
     plural: str = ""  # and the resource in it
     undoable: bool = True  # False: only the file's own rollbacks can take it back
+    lacks: Callable[[Cluster, Arguments], str | None] = lambda cluster, args: None  # why this cluster cannot have it
 
 
 def kind_of(activity: Activity) -> Kind | None:
@@ -178,7 +180,40 @@ def _drain_needs(args: Arguments) -> list[Need]:
     return [*_cordon_needs(args), Need("list", "", "pods", ns), Need("create", "", "pods", ns, "eviction")]
 
 
+def _power_on(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
+    return [undo.power_on(power.command(cluster, "on", args["name"]), args["name"])]
+
+
+def _powerless(cluster: Cluster, args: Arguments) -> str | None:
+    """Why a node's power cannot be cut here, or not be given back."""
+    try:
+        power.command(cluster, "on", args["name"])
+    except BadInput as error:
+        return f"{error}; {error.hint}"
+    return None
+
+
+def _power_needs(args: Arguments) -> list[Need]:
+    return [Need("get", "", "nodes", None), Need("list", "", "pods", None)]
+
+
 # Workloads
+
+
+def _roll_back(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
+    return _versions_back(cluster, args, lambda live: rollouts.rolled(run_id))
+
+
+def _image_back(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
+    return _versions_back(cluster, args, lambda live: rollouts.imaged(live, args["image"], args.get("container")))
+
+
+def _versions_back(cluster: Cluster, args: Arguments, patch: Callable[[Json], Json]) -> list[Inverse]:
+    return [
+        undo.restoration(f"{targets.path_of(args['ns'], 'deployments')}/{w['metadata']['name']}", w, patch(w),
+                         f"roll {w['metadata']['name']} back", rolled_out=True)
+        for w in targets.named(cluster, args, "deployments")
+    ]  # fmt: skip
 
 
 def _unscale(plural: str) -> Callable[[Cluster, Arguments, str], list[Inverse]]:
@@ -248,6 +283,7 @@ _EXEC = Kind(
     "pod-exec", targets.of_kill, _none, lambda args: [Need("create", "", "pods", args["ns"], "exec")], undoable=False
 )
 _CORDON = Kind("node-cordon", targets.of_cordon, _schedulable, _cordon_needs)
+_POWER = Kind("node-power-off", targets.of_power, _power_on, _power_needs, lacks=_powerless)
 _DRAIN = Kind("node-drain", targets.of_drain, _schedulable, _drain_needs)
 
 
@@ -281,6 +317,7 @@ KNOWN: dict[str, Kind] = {
     "chaosk8s.pod.actions.exec_in_pods": _EXEC,
     "aftershock.actions.delete_pods": _KILL,
     "aftershock.actions.drain_node": _DRAIN,
+    "aftershock.actions.power_off_node": _POWER,
     "chaosk8s.node.actions.drain_nodes": _DRAIN,
     "chaosk8s.node.actions.cordon_node": _CORDON,
     "chaosk8s.node.actions.uncordon_node": Kind("node-uncordon", targets.of_cordon, _unschedulable, _cordon_needs),
@@ -290,6 +327,9 @@ KNOWN: dict[str, Kind] = {
     "chaosk8s.deployment.actions.rollout_deployment": Kind(
         "deployment-rollout", targets.of_whole("deployments", "Deployment"), _none, _workload_needs("deployments", "patch"),
         "a rolling restart completes by itself"),
+    "aftershock.actions.roll_deployment": Kind(
+        "deployment-rollout", targets.of_whole("deployments", "Deployment"), _roll_back, _workload_needs("deployments", "patch")),
+    "aftershock.actions.set_image": Kind("image-change", targets.of_image, _image_back, _workload_needs("deployments", "patch")),
     "chaosk8s.deployment.actions.delete_deployment": _deletion("deployments", "apps/v1", "Deployment"),
     "chaosk8s.statefulset.actions.remove_statefulset": _deletion("statefulsets", "apps/v1", "StatefulSet"),
     "chaosk8s.service.actions.delete_service": _deletion("services", "v1", "Service"),

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from aftershock.targets import Target
 
 
+AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"})
+
+
 def targets_hit(seen: Seen) -> list[Target]:
     """The targets that the action itself says it took; all that were planned where it does not say."""
     targets = seen.fault.aim.targets
@@ -149,6 +153,37 @@ def _moved(seen: Seen) -> Step | None:
     return _replaced(seen, pods, nodes[0] if len(nodes) == 1 else None)
 
 
+def _powered_off(seen: Seen) -> Step | None:
+    """The control plane no longer hears from the node; that the program ended well is no proof."""
+    found = _node_state(seen, seen.during, lambda e: not e.detail.get("ready"))
+    if not found:
+        return None
+    took_s = (found[-1].time_us - seen.during.from_us) / 1e6
+    return Step(found[-1].time_us, "watch", f"not Ready: {', '.join(str(e.name) for e in found)}",
+                tuple(e.id for e in found), took_s, "s")  # fmt: skip
+
+
+def _powered_on(seen: Seen) -> Step | None:
+    """Ready again, and pods are no longer sent away from it."""
+    off = _powered_off(seen)
+    if off is None:
+        return seen.undone
+    span = Interval(off.time_us, seen.after.to_us)
+    found = _node_state(seen, span, lambda e: bool(e.detail.get("ready")) and not _sends_away(e))
+    return (found and Step(found[-1].time_us, "watch", f"Ready again: {', '.join(str(e.name) for e in found)}",
+                          tuple(e.id for e in found))) or None  # fmt: skip
+
+
+def _sends_away(node: Event) -> bool:
+    return any(str(taint).startswith(AWAY) for taint in node.detail.get("taints") or [])
+
+
+def _survived(seen: Seen) -> Step | None:
+    """The node is back, and each of its pods has a replacement, or serves again itself if it was never given up."""
+    moved, node = _moved(seen), _powered_on(seen)
+    return max(moved, node, key=lambda step: step.time_us) if moved and node else None
+
+
 # Workloads
 
 
@@ -199,9 +234,16 @@ def _scaled_back(ready: bool) -> Callable[[Seen], Step | None]:
 
 
 def _restarted(seen: Seen) -> Step | None:
-    """A rolling restart: pods of the workload die and the newest version counts no ready pods at first."""
-    return _step(_deployments(seen, seen.during, lambda e: e.type == "MODIFIED" and 0 <= int(e.detail.get("updated") or 0)
-                              < int(e.detail.get("replicas") or 0)), "rolling")  # fmt: skip
+    """A rollout: all pods that there were are ending, and the newest version counts no ready pods at first."""
+    begun = _step(_deployments(seen, seen.during, lambda e: e.type == "MODIFIED" and 0 <= int(e.detail.get("updated") or 0)
+                               < int(e.detail.get("replicas") or 0)), "rolling")  # fmt: skip
+    uids = seen.fault.aim.asked.get("uids") or ()
+    deaths = _deaths(seen, uids, seen.during)
+    if begun is None or set(deaths) != set(uids):
+        return None
+    last = max([begun.time_us, *(e.time_us for e in deaths.values())])
+    return Step(last, "watch", f"{begun.summary}; {len(deaths)} pod(s) replaced", (*begun.events, *(e.id for e in deaths.values())),
+                float(len(deaths)), "pods")  # fmt: skip
 
 
 def _all_updated(seen: Seen) -> Step | None:
@@ -209,14 +251,58 @@ def _all_updated(seen: Seen) -> Step | None:
     if begun is None:
         return None
     span = Interval(begun.time_us, seen.after.to_us)
-    return _step(_deployments(seen, span, lambda e: e.detail.get("replicas") == e.detail.get("updated") == e.detail.get("ready")
-                              == e.detail.get("available")), "all updated and ready")  # fmt: skip
+    return _step(_deployments(seen, span, _complete), "all updated and ready")
+
+
+def _complete(event: Event) -> bool:
+    seen = event.detail
+    followed = seen.get("generation") == seen.get("observed_generation")
+    return followed and seen.get("replicas") == seen.get("updated") == seen.get("ready") == seen.get("available")
+
+
+def _image_changed(seen: Seen) -> Step | None:
+    """A pod that was not there before has the image: it runs with it, or says why it cannot."""
+    image = str(seen.fault.aim.asked.get("image"))
+    if _deployments(seen, seen.during, lambda e: image in str(e.detail.get("image")).split(", ")) is None:
+        return None
+    services = {t.service for t in seen.fault.aim.targets}
+    known = {e.uid for e in seen.of("Pod") if e.time_us < seen.during.from_us}
+    for event in seen.of("Pod", seen.during):
+        if event.uid in known or event.service not in services:
+            continue
+        for container in event.detail.get("containers") or []:
+            has = str(container.get("image") or "").endswith(image)
+            if has and (container.get("waiting") in NO_IMAGE or container.get("state") == "running"):
+                how = container.get("waiting") or "runs"
+                return Step(event.time_us, "watch", f"{event.name} with {image}: {how}", (event.id,), 1.0, "pods")
+    return None
+
+
+def _image_back(seen: Seen) -> Step | None:
+    """After the undo every pod that counts has the image of before."""
+    was = set(seen.fault.aim.asked.get("was") or ())
+    if not was or _image_changed(seen) is None:
+        return None
+    return _step(_deployments(seen, seen.after, lambda e: bool(was & set(str(e.detail.get("image")).split(", "))) and _complete(e)),
+                 f"back to {', '.join(sorted(was))}")  # fmt: skip
 
 
 def _deleted(
     find: Callable[[Seen, Interval, Callable[[Event], bool]], list[Event] | None],
 ) -> Callable[[Seen], Step | None]:
     return lambda seen: _step(find(seen, seen.during, lambda e: e.type == "DELETED"), "deleted")
+
+
+def _deployment_gone(seen: Seen) -> Step | None:
+    """Deleted, and so are the pods that it had: one whose pods were left alone is missed by nobody."""
+    gone = _deleted(_deployments)(seen)
+    uids = set(seen.fault.aim.asked.get("uids") or ())
+    deaths = _deaths(seen, uids, seen.during)
+    if gone is None or set(deaths) != uids:
+        return None
+    last = max([gone.time_us, *(e.time_us for e in deaths.values())])
+    return Step(last, "watch", f"{gone.summary}; its {len(deaths)} pod(s) end", (*gone.events, *(e.id for e in deaths.values())),
+                float(len(deaths)), "pods")  # fmt: skip
 
 
 def _ready_again(
@@ -292,8 +378,10 @@ RULES: dict[str, Rules] = {
     "node-drain": Rules(_drained, _uncordoned, _moved),
     "node-cordon": Rules(_cordoned, _uncordoned, _uncordoned),
     "deployment-scale": Rules(_scaled, _scaled_back(ready=False), _scaled_back(ready=True)),
-    "deployment-rollout": Rules(_restarted, _nothing, _all_updated),
-    "deployment-delete": Rules(_deleted(_deployments), recovered=_ready_again(_deployments)),
+    "deployment-rollout": Rules(_restarted, recovered=_all_updated),
+    "node-power-off": Rules(_powered_off, _powered_on, _survived),
+    "image-change": Rules(_image_changed, recovered=_image_back),
+    "deployment-delete": Rules(_deployment_gone, recovered=_ready_again(_deployments)),
     "service-delete": Rules(_deleted(_slices), recovered=_ready_again(_slices)),
     "statefulset-scale": Rules(_members_gone, recovered=_members_back),
     "statefulset-delete": Rules(_members_gone, recovered=_members_back),

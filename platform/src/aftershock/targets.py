@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from aftershock.errors import NotFound
+from aftershock.errors import BadInput, NotFound
+from aftershock.rollouts import image_of
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Arguments = Mapping[str, Any]
 MIRROR = "kubernetes.io/config.mirror"
+CONTROL_PLANE = frozenset({"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"})
 GROUPS = {"deployments": "apps", "statefulsets": "apps", "replicasets": "apps"}
 
 
@@ -161,6 +163,23 @@ def of_drain(cluster: Cluster, args: Arguments) -> Aim:
                namespaces=frozenset(p["metadata"]["namespace"] for p in leaving), asked={"pods": len(leaving)})  # fmt: skip
 
 
+def of_power(cluster: Cluster, args: Arguments) -> Aim:
+    """A node with all that runs on it: power knows no selector. Raises BadInput for a node without which nobody could see the rest."""
+    node = _get(cluster, f"/api/v1/nodes/{args['name']}")
+    if node is None:
+        return Aim((), 0)
+    if CONTROL_PLANE & set(node["metadata"].get("labels") or {}):
+        raise BadInput(f"node {args['name']} is of the control plane",
+                       hint="with its power off nobody could see what happens, nor undo it")  # fmt: skip
+    leaving = pods_on(cluster, args["name"])
+    own = [p for p in leaving if p["metadata"]["namespace"] == args["ns"]]
+    also = set(args.get("also") or ())
+    touched = {p["metadata"]["namespace"] for p in leaving} - also
+    chosen = (target_of(node, "Node"), *(target_of(p, "Pod") for p in own))
+    return Aim(chosen if own else (), len(chosen), pods=len(own), nodes=1, namespaces=frozenset(touched | {args["ns"]}),
+               asked={"pods": len(own)})  # fmt: skip
+
+
 def named(cluster: Cluster, args: Arguments, plural: str) -> list[Json]:
     ns = args["ns"]
     if name := args.get("name"):
@@ -189,12 +208,19 @@ def of_scale(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
 def of_whole(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
     def aim(cluster: Cluster, args: Arguments) -> Aim:
         found = named(cluster, args, plural)
-        behind = sum(len(_of_workload(cluster, w)) for w in found) if kind != "Service" else 0
-        return Aim(
-            tuple(target_of(w, kind) for w in found), len(found), pods=behind, namespaces=frozenset({args["ns"]})
-        )
+        behind = [p for w in found for p in _of_workload(cluster, w)] if kind != "Service" else []
+        uids = sorted(str(p["metadata"].get("uid")) for p in behind)
+        return Aim(tuple(target_of(w, kind) for w in found), len(found), pods=len(behind), namespaces=frozenset({args["ns"]}),
+                   asked={"uids": uids})  # fmt: skip
 
     return aim
+
+
+def of_image(cluster: Cluster, args: Arguments) -> Aim:
+    """A Deployment that gets another image; its blast radius is all its pods, since its own rules decide how many go at once."""
+    aim = of_whole("deployments", "Deployment")(cluster, args)
+    was = sorted({image_of(w, args.get("container")) for w in named(cluster, args, "deployments")})
+    return replace(aim, asked={**aim.asked, "image": args["image"], "was": was})
 
 
 def _selected(cluster: Cluster, args: Arguments) -> list[Json]:

@@ -72,7 +72,7 @@ class Database:
         await self._pool.close(timeout=2.0)
 
     async def ready(self) -> bool:
-        """True if a query is answered in time; migrates first, once per process.
+        """True if a query is answered in time; migrates first, and again should the database have lost its schema.
 
         The query is not cancelled when its time is over: psycopg would wait for the server even then, and so would whoever asks.
         """
@@ -84,10 +84,9 @@ class Database:
     async def _answers(self) -> bool:
         try:
             async with self._pool.connection(timeout=READY_S) as connection:
-                if not self._migrated:
+                if not (self._migrated and await _is_migrated(connection)):  # it may come back empty, too
                     await migrate(connection)
                     self._migrated = True
-                await connection.execute("SELECT 1")
         except (psycopg.Error, PoolTimeout):
             return False
         return True
@@ -120,9 +119,13 @@ async def migrate(connection: Connection) -> None:
     """Bring the schema up; safe when many processes start at once."""
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-        present = await (await connection.execute("SELECT to_regclass('shipment_created')")).fetchone()
-        if present is None or present[0] is None:
+        if not await _is_migrated(connection):
             await connection.execute(SCHEMA.encode())
+
+
+async def _is_migrated(connection: Connection) -> bool:
+    present = await (await connection.execute("SELECT to_regclass('shipment_created') IS NOT NULL")).fetchone()
+    return bool(present and present[0])
 
 
 async def _configure(connection: Connection) -> None:

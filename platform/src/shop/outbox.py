@@ -13,6 +13,7 @@ from shop.tracing import SpanKind, fail, parent_of, tracer
 IDLE_S = 0.5  # other replicas' rows and due retries are looked for this often
 BATCH = 20
 BACKOFF_MAX_S = 5.0
+LATER_S = 2.0  # how long the weakness `lost-outbox` keeps a parcel in memory; longer than a pod has that is told to end
 DUE = (
     "SELECT order_id, traceparent, tries FROM outbox WHERE due_us <= %s ORDER BY due_us LIMIT %s FOR UPDATE SKIP LOCKED"
 )
@@ -86,7 +87,7 @@ class Outbox:
         return answer.status == 201
 
     async def _forget(self, order_id: UUID) -> bool:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(LATER_S)
         done = await self._ship(order_id, None)
         if done:
             async with self._service.db.connection("UPDATE") as connection:

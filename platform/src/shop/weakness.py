@@ -32,6 +32,8 @@ TABLE = {
         Weakness("payments-single-replica", "one payments pod, replaced by one that is let in late: its death is an outage", in_code=False),
         Weakness("payments-on-one-node", "all of payments on one node without a budget, so its drain is an outage", in_code=False),
         Weakness("no-database-budget", "a database tied to its node without a budget, so a drain takes it away", in_code=False),
+        Weakness("all-at-once", "all old pods of orders go before a new one is let in, so each release is an outage", in_code=False),
+        Weakness("database-without-volume", "the database's data goes with its pod, so a restart forgets every order", in_code=False),
         Weakness("no-pdb", "no disruption budgets, so a drain may take every replica at once", in_code=False),
     )
 }  # fmt: skip
