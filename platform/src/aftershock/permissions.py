@@ -6,17 +6,27 @@ tests on a real cluster take them away one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from aftershock.faults import Need
+from aftershock.observe.watch import KINDS
+
+if TYPE_CHECKING:
+    from aftershock.cluster import Cluster
 
 OPERATOR = "operator"  # the Secret with the ledger's token; no other Secret is read
-_APPS, _LEASES, _SLICES = "apps", "coordination.k8s.io", "discovery.k8s.io"
+_LEASES, _SLICES = "coordination.k8s.io", "discovery.k8s.io"
 
 
-def of_run(namespaces: Iterable[str]) -> Iterator[Need]:
-    """Everything that a run in these namespaces does whatever its faults are."""
-    yield from watching(None, "", "nodes")
+def of_run(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
+    """Everything that a run in these namespaces does whatever its faults are. Raises ClusterError."""
+    for api_version, kind in KINDS:
+        if (resource := cluster.served(api_version, kind)) is None:
+            continue
+        for namespace in namespaces if resource.namespaced else (None,):
+            for verb in ("list", "watch"):
+                yield Need(verb, api_version.rpartition("/")[0], resource.plural, namespace)
     for namespace in namespaces:
         yield from of_look(namespace)
         for verb in ("create", "update", "delete"):
@@ -29,21 +39,8 @@ def of_run(namespaces: Iterable[str]) -> Iterator[Need]:
 
 
 def of_look(namespace: str) -> Iterator[Need]:
-    """What is read of a namespace: who is there, who gets traffic, whether chaos is allowed and nobody else at it."""
+    """What is read of a namespace besides: whether chaos is allowed, who else is at it, how customers get in."""
     yield Need("get", "", "namespaces", namespace, name=namespace)
+    yield Need("get", _LEASES, "leases", namespace)
     yield Need("get", "", "services", namespace)
     yield Need("list", "networking.k8s.io", "ingresses", namespace)
-    yield Need("get", _LEASES, "leases", namespace)
-    for group, resource in (
-        ("", "pods"),
-        (_APPS, "deployments"),
-        (_SLICES, "endpointslices"),
-        ("events.k8s.io", "events"),
-    ):
-        yield from watching(namespace, group, resource)
-
-
-def watching(namespace: str | None, group: str, resource: str) -> Iterator[Need]:
-    """List and watch."""
-    yield Need("list", group, resource, namespace)
-    yield Need("watch", group, resource, namespace)

@@ -298,7 +298,7 @@ def _budget(experiment: Experiment, planned: Sequence[Planned]) -> Iterator[Find
 
 def _permissions(experiment: Experiment, cluster: Cluster, planned: Sequence[Planned]) -> Iterator[Finding]:
     missing = []
-    for need in dict.fromkeys(_needs(experiment, planned)):
+    for need in dict.fromkeys(_needs(experiment, cluster, planned)):
         try:
             allowed = cluster.allowed(need.verb, need.group, need.resource, need.namespace, need.subresource, need.name)
         except ClusterUnreachable:
@@ -313,8 +313,8 @@ def _permissions(experiment: Experiment, cluster: Cluster, planned: Sequence[Pla
                   "a fault that could be injected but not undone is not injected; grant both")  # fmt: skip
 
 
-def _needs(experiment: Experiment, planned: Sequence[Planned]) -> Iterable[Need]:
-    yield from permissions.of_run(experiment.blast_radius.namespaces)
+def _needs(experiment: Experiment, cluster: Cluster, planned: Sequence[Planned]) -> Iterable[Need]:
+    yield from permissions.of_run(cluster, experiment.blast_radius.namespaces)
     for fault in planned:
         kind = faults.kind_of(fault.activity)
         yield from kind.needs(fault.activity.arguments) if kind else ()
