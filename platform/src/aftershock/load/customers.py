@@ -2,6 +2,7 @@
 
 Run as `python -m aftershock.load.customers SCENARIO LOG` with the environment of `plan.environment`. The only module that imports
 Locust. Locust's own runner is a closed loop (a user that waits starts nothing), so of Locust we use users, tasks, client and events.
+Inside a cluster AFTERSHOCK_CREW makes it the master (`master:WORKERS`) or a `worker` of the master at AFTERSHOCK_MASTER.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import gevent  # isort: skip  (Locust patches the standard library first)
 from gevent.pool import Group  # isort: skip
 from geventhttpclient.response import HTTPConnectionClosed  # isort: skip
 
-from aftershock.load import plan
+from aftershock.load import crew, plan
 from aftershock.load.tally import UNRESOLVED
 
 OFFSET_US = time.time_ns() // 1000 - time.monotonic_ns() // 1000
@@ -137,15 +138,15 @@ class Crowd:
             raise BadScenario("no user class in this file")
         self._classes = classes
         self._seed = seed
-        self._environment = Environment(user_classes=classes, events=locust.events, host=host)
+        self.environment = Environment(user_classes=classes, events=locust.events, host=host)
         locust.events.request.add_listener(on_request)
-        locust.events.test_start.fire(environment=self._environment)
+        locust.events.test_start.fire(environment=self.environment)
 
-    def run(self, offsets_s: list[float], linger_s: float) -> None:
-        """Start each arrival at its time, then give those under way `linger_s` to end."""
+    def run(self, offsets_s: list[float], linger_s: float, index: int = 0, of: int = 1, in_s: float = 0.0) -> None:
+        """Start each arrival at its time, from `in_s` on and every `of`-th only, then give those under way `linger_s` to end."""
         group = Group()
-        start_us = now_us()
-        for iteration, offset_s in enumerate(offsets_s):
+        start_us = now_us() + round(in_s * 1e6)
+        for iteration, offset_s in list(enumerate(offsets_s))[index::of]:
             intended_us = start_us + round(offset_s * 1e6)
             wait_us = intended_us - now_us()
             if wait_us > 0:
@@ -158,7 +159,7 @@ class Crowd:
         rng = random.Random(f"{self._seed}/{iteration}")
         user_class = rng.choices(self._classes, [c.weight for c in self._classes])[0]
         task = rng.choice(user_class.tasks)
-        user = user_class(self._environment)
+        user = user_class(self.environment)
         user.client.visit = Visit(iteration, task.__name__, intended_us, random.Random(f"{RUN}/{iteration}"))
         error = None
         try:
@@ -187,8 +188,27 @@ def main(scenario: str, words: str) -> int:
         return 1
     offsets_s = plan.arrivals(float(os.environ["AFTERSHOCK_RATE"]), int(os.environ["AFTERSHOCK_ARRIVALS"]),
                               int(os.environ["AFTERSHOCK_SEED"]))  # fmt: skip
-    crowd.run(offsets_s, float(os.environ["AFTERSHOCK_LINGER_S"]))
+    try:
+        _run(crowd, offsets_s, float(os.environ["AFTERSHOCK_LINGER_S"]), Path(words).with_suffix(".json"))
+    except crew.Scattered as error:
+        print(error, file=log)
+        return 1
     return 0
+
+
+def _run(crowd: Crowd, offsets_s: list[float], linger_s: float, counts: Path) -> None:
+    """Alone, or as a master or worker. Raises crew.Scattered."""
+    part, _, workers = os.environ.get("AFTERSHOCK_CREW", "alone").partition(":")
+    if part == "alone":
+        crowd.run(offsets_s, linger_s)
+        return
+    host, _, port = os.environ["AFTERSHOCK_MASTER"].rpartition(":")
+    if part == "master":
+        work_s = float(os.environ["AFTERSHOCK_DURATION_S"]) + linger_s + crew.BEGIN_IN_S + TIMEOUT_S
+        crew.lead(crowd.environment, host, int(port), int(workers), work_s, gevent.sleep, counts)
+        return
+    crew.follow(crowd.environment, host, int(port), gevent.sleep,
+                lambda index, of, in_s: crowd.run(offsets_s, linger_s, index, of, in_s))  # fmt: skip
 
 
 if __name__ == "__main__":

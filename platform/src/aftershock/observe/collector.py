@@ -1,7 +1,8 @@
-"""Spans of the shop: the receiver's process, and the EndpointSlice that leads the pods to it while a run lasts.
+"""Spans of the shop: the receiver, and the EndpointSlice that leads the pods to it while a run lasts.
 
-Whether spans can arrive is tried out, through the API server, before anything is promised. Without a way there are no traces, and the
-report says why.
+On pocketkube the receiver is a process here; pods of a real cluster seldom reach this machine, so there it is a pod of the runner's image
+(`remote.py`), and a process here only if that cannot be and there is a way. Whether spans can arrive is tried out, through the API server,
+before anything is promised. Without a way there are no traces, and the report says why.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from aftershock import processes
 from aftershock.cluster import Cluster
-from aftershock.errors import ClusterError, NotFound, ObserverError
+from aftershock.errors import AftershockError, ClusterError, NotFound, ObserverError
 from aftershock.events import now_us
 from aftershock.folder import RunFolder
 from aftershock.observe.observer import ObserverGap, ObserverReport
+from aftershock.observe.remote import RemoteReceiver
 from aftershock.undo import Inverse
 
 SERVICE, SLICE, PORT_NAME = "otel-collector", "otel-collector-aftershock", "otlp-http"
@@ -39,7 +42,7 @@ class Collector:
 
     def __init__(
         self, cluster: Cluster, folder: RunFolder, namespaces: Sequence[str], scratch: Path, *,
-        spawn: Spawn = processes.spawn, end: Callable[..., int] = processes.end,
+        spawn: Spawn = processes.spawn, end: Callable[..., int] = processes.end, remote: RemoteReceiver | None = None,
     ) -> None:  # fmt: skip
         self._cluster, self._folder, self._namespaces, self._scratch = cluster, folder, tuple(namespaces), scratch
         self._spawn, self._end = spawn, end
@@ -49,10 +52,17 @@ class Collector:
         self._served: list[str] = []
         self._from_us = 0
         self._report: ObserverReport | None = None
+        self._remote, self._inside = remote, False
+
+    @property
+    def clocks(self) -> list[dict[str, Any]]:
+        """Clocks that were compared on the way, for run.json."""
+        return self._remote.clocks if self._remote is not None else []
 
     def inverses(self) -> list[Inverse]:
-        """For the undo journal, before `start`: what removes the EndpointSlices if this process dies."""
-        return [
+        """For the undo journal, before `start`: what removes EndpointSlices and pod if this process dies."""
+        pod = self._remote.inverses() if self._remote is not None else []
+        return pod + [
             Inverse("remove", "DELETE", _path(namespace), None, "application/json", _path(namespace), {"absent": True},
                     f"remove EndpointSlice {namespace}/{SLICE}")
             for namespace in self._namespaces
@@ -61,11 +71,10 @@ class Collector:
     def start(self) -> None:
         """Start the receiver and lead the pods to it. Raises ObserverError if the receiver cannot be started."""
         self._from_us = now_us()
-        address = self._address()
-        if address is None:
-            self._without("this machine has no address that the cluster's pods could reach")
+        place = self._place()
+        if place is None:
             return
-        port = self._begin(address)
+        address, port = place
         for namespace in self._namespaces:
             try:
                 self._cluster.request("GET", f"/api/v1/namespaces/{namespace}/services/{SERVICE}")
@@ -81,8 +90,9 @@ class Collector:
         """Remove the way, finish the file and report."""
         if self._report is not None:
             return self._report
-        left = self._remove()
-        counts = self._finish()
+        left = None if self._inside else self._remove()
+        counts = self._fetched() if self._inside else self._finish()
+        left = self._remove() if self._inside else left  # spans that are under way still find the pod
         to_us = now_us()
         gaps = [ObserverGap(gap.from_us, to_us, gap.reason) for gap in self._gaps]
         if counts is None and self._process is not None:
@@ -100,6 +110,34 @@ class Collector:
             gaps.append(ObserverGap(to_us, to_us, left))
         self._report = ObserverReport(self.name, self._from_us, to_us, spans, tuple(gaps))
         return self._report
+
+    def _place(self) -> tuple[str, int] | None:
+        """Address and port of a receiver that the pods may reach; None if there is none, and why is in the gaps."""
+        why = None
+        if self._remote is not None:
+            try:
+                place = self._remote.start(self._folder)
+                self._token, self._inside = self._remote.token, True
+                return place
+            except AftershockError as error:
+                why = f"no receiver in the cluster: {error}{f' ({error.hint})' if error.hint else ''}"
+                self._remote.stop()
+        address = self._address()
+        if address is None:
+            self._without(why or "this machine has no address that the cluster's pods could reach")
+            return None
+        return address, self._begin(address)
+
+    def _fetched(self) -> dict[str, Any] | None:
+        assert self._remote is not None
+        counts = self._remote.stop()
+        if counts is not None and (lost := self._remote.lost):
+            self._gaps.append(
+                ObserverGap(counts.last_us or self._from_us, self._from_us, f"the collector's pod: {lost}")
+            )
+        if missed := self._remote.missed:
+            self._without(f"{missed} exports of spans found no room in the collector's pod")
+        return None if counts is None else asdict(counts)
 
     def _address(self) -> str | None:
         if self._cluster.identity.kind == "pocket":

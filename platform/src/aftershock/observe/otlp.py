@@ -9,6 +9,9 @@ from typing import Any
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from aftershock.observe.connection import Request
+
+CONTENT_TYPE = "application/x-protobuf"
 TEXT_MAX = 200
 _KINDS = {2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
 _STATUS_ERROR = 2
@@ -19,6 +22,22 @@ Row = dict[str, Any]
 
 class BadExport(ValueError):
     """The body is no export of spans."""
+
+
+def refusal_of(request: Request) -> tuple[int, bytes] | None:
+    """Why a request is no export of spans, if it is none."""
+    if request.path != b"/v1/traces":
+        return 404, b"only /v1/traces"
+    if request.method != b"POST":
+        return 405, b"only POST"
+    if request.headers.get(b"content-type", b"").partition(b";")[0].strip() != CONTENT_TYPE.encode():
+        return 415, b"only application/x-protobuf"
+    return None
+
+
+def encoding_of(request: Request) -> bytes:
+    """Content-Encoding, in lower case."""
+    return request.headers.get(b"content-encoding", b"").strip().lower()
 
 
 def gunzip(body: bytes, bytes_max: int) -> bytes:

@@ -18,20 +18,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httptools
-
 from aftershock.errors import FolderError
 from aftershock.folder import RunFolder, TableWriter
 from aftershock.observe import otlp
+from aftershock.observe.connection import Connection, Request
 
-HEADERS_MAX, HEADER_BYTES_MAX, URL_MAX = 64, 16_384, 2_048
-BODY_MAX, UNPACKED_MAX = 8_000_000, 32_000_000
-CONNECTIONS_MAX = 512
-IDLE_S = 60.0
+UNPACKED_MAX = 32_000_000
 SPANS_MAX = 3_000_000
 QUIET_S, LINGER_S = 0.3, 0.6
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
-            415: "Unsupported Media Type", 503: "Service Unavailable"}  # fmt: skip
 
 
 @dataclass
@@ -49,6 +43,8 @@ class Counts:
 
 class Sink:
     """Where exports go; counts them."""
+
+    content_type = otlp.CONTENT_TYPE
 
     def __init__(self, writer: TableWriter) -> None:
         self.counts = Counts()
@@ -71,134 +67,27 @@ class Sink:
             counts.spans += len(rows[:room])
             counts.last_us = time.time_ns() // 1000
 
-
-class Connection(asyncio.Protocol):
-    """One exporter's connection; also the callbacks of its HTTP parser."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._parser = httptools.HttpRequestParser(self)  # type: ignore[no-untyped-call, unused-ignore]
-        self._transport: asyncio.Transport | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        self._url = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._size = 0
-        self._body = bytearray()
-        self._refusal: int | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        if len(self._sink.connections) >= CONNECTIONS_MAX:
-            transport.abort()
-            return
-        self._sink.connections.add(self)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It went away."""
-        self._sink.connections.discard(self)
-        if self._idle is not None:
-            self._idle.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser; what it cannot read ends the connection."""
-        self._watch()
+    def answer(self, request: Request) -> tuple[int, bytes]:
+        """Take an export, or say who this is."""
+        if request.path == b"/healthz":
+            return 200, self.token.encode()
+        if (refusal := otlp.refusal_of(request)) is not None:
+            self.counts.rejected += request.method == b"POST" and request.path == b"/v1/traces"
+            return refusal
+        self.counts.requests += 1
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._answer(400, b"bad request", close=True)
-
-    def on_message_begin(self) -> None:
-        """A request starts."""
-        self._begin()
-
-    def on_url(self, url: bytes) -> None:
-        """Part of the request's target."""
-        self._url += url
-        if len(self._url) > URL_MAX:
-            self._refuse(400)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._size += len(name) + len(value)
-        if len(self._headers) >= HEADERS_MAX or self._size > HEADER_BYTES_MAX:
-            self._refuse(400)
-        self._headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        """The body follows; a length that is too large is refused before it comes."""
-        length = self._headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > BODY_MAX:
-            self._refuse(413)
-
-    def on_body(self, body: bytes) -> None:
-        """Part of the body."""
-        self._body += body
-        if len(self._body) > BODY_MAX:
-            self._refuse(413)
-
-    def on_message_complete(self) -> None:
-        """Answer."""
-        if self._refusal is not None:
-            return
-        status, content = self._handle()
-        self._answer(status, content, close=not self._parser.should_keep_alive())
-
-    def _handle(self) -> tuple[int, bytes]:
-        path, method = self._url.partition(b"?")[0], self._parser.get_method()
-        if path == b"/healthz":
-            return 200, self._sink.token.encode()
-        if path != b"/v1/traces":
-            return 404, b"only /v1/traces"
-        if method != b"POST":
-            return 405, b"only POST"
-        counts = self._sink.counts
-        counts.requests += 1
-        if self._headers.get(b"content-type", b"").partition(b";")[0].strip() != b"application/x-protobuf":
-            counts.rejected += 1
-            return 415, b"only application/x-protobuf"
-        try:
-            self._sink.export(bytes(self._body), self._headers.get(b"content-encoding", b"").strip().lower())
+            self.export(request.body, otlp.encoding_of(request))
         except otlp.BadExport as error:
-            counts.rejected += 1
+            self.counts.rejected += 1
             return 400, str(error).encode()
         except FolderError as error:
-            counts.error = str(error)
+            self.counts.error = str(error)
             return 503, b"cannot be written"
         return 200, b""
 
-    def _refuse(self, status: int) -> None:
-        if self._refusal is None:
-            self._refusal = status
-            self._sink.counts.rejected += 1
-            self._answer(status, b"too large", close=True)
-
-    def _answer(self, status: int, content: bytes, *, close: bool) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        head = (
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/x-protobuf\r\n"
-            f"content-length: {len(content)}\r\n{'connection: close' if close else 'connection: keep-alive'}\r\n\r\n"
-        )
-        transport.write(head.encode() + content)
-        if close:
-            transport.close()
-
-    def _watch(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self.end)
-
-    def end(self) -> None:
-        """Close it."""
-        if self._transport is not None:
-            self._transport.close()
+    def refused(self) -> None:
+        """Count it."""
+        self.counts.rejected += 1
 
 
 async def serve(host: str, port: int, sink: Sink) -> None:

@@ -24,7 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from aftershock.errors import ObserverError
 from aftershock.folder import RunFolder
 from aftershock.observe import collector as collectors
-from aftershock.observe import otlp, receiver
+from aftershock.observe import connection, otlp
 from aftershock.observe.collector import Collector
 
 from .api import Api, connected, running
@@ -140,7 +140,7 @@ def test_exports_are_kept_and_nonsense_is_refused(tmp_path: Path) -> None:
         assert post(port, b"", method="GET")[0] == 405
         assert post(port, b"x", **{"X-Long": "x" * 20_000})[0] == 400
         assert post(port, b"", **{f"X-{n}": "" for n in range(100)})[0] == 400
-        assert post(port, b"", **{"Content-Length": str(receiver.BODY_MAX + 1)})[0] == 413
+        assert post(port, b"", **{"Content-Length": str(connection.BODY_MAX + 1)})[0] == 413
         with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
             raw.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
