@@ -23,7 +23,7 @@ class Event:
     time_us: int
     source: str
     type: str  # ADDED MODIFIED DELETED NORMAL WARNING INJECTED UNDONE GAP
-    kind: str  # Pod Node EndpointSlice Event Deployment NetworkChaos Runner
+    kind: str  # Pod Node EndpointSlice Event Deployment StatefulSet ..., Runner for what aftershock did
     namespace: str | None = None
     name: str | None = None
     uid: str | None = None

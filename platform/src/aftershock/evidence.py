@@ -59,14 +59,17 @@ def chains(
 
 def build(
     faults: Sequence[Mapping[str, Any]], runs: Sequence[ActivityRun], entries: Sequence[Entry], *, observers: Sequence[ObserverReport],
-    steady: Mapping[str, tuple[bool | None, str]], load: Mapping[str, Any],
+    steady: Mapping[str, tuple[bool | None, str]], load: Mapping[str, Any], stopped: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """`evidence.json`, with `chains` as its faults; `steady` maps `before` and `after` to (held, why)."""
+    """`evidence.json`, with `chains` as its faults; `steady` maps `before` and `after` to (held, why).
+
+    `stopped` has why and hint of a run that ended before its time.
+    """
     before, after = steady.get("before", (None, "not looked at")), steady.get("after", (None, "not looked at"))
     return {
         "faults": list(faults), "activities": [r.evidence() for r in runs], "observers": [o.as_evidence() for o in observers],
         "steady": {"before": before[0], "after": after[0], "why": f"before: {before[1]}; after: {after[1]}"},
-        "load": dict(load),
+        "load": dict(load), "stopped": stopped,
         "undo": {"pending": sum(e.state != "done" for e in entries), "entries": [e.evidence() for e in entries]},
     }  # fmt: skip
 

@@ -26,6 +26,7 @@ from aftershock.verdict import (
 )
 
 Json = Mapping[str, Any]
+BLIND_S = 2.0  # a cluster that answers nothing for so long neither heals nor takes a fault back
 OBSERVERS = ("watch",)  # without these nothing is proven; the others only enrich the diagnosis
 
 
@@ -85,6 +86,8 @@ def observed(
         recovery_deadline_s=tested.recovery_deadline_s,
         undo_pending=evidence["undo"]["pending"], undo_observed=_undo_observed(evidence),
         invariants=[_invariant(i) for i in invariants], invariants_wanted=tested.invariants,
+        stopped=(stopped["why"], stopped["hint"]) if (stopped := evidence.get("stopped")) else None,
+        blind=frozenset(name for name, window in windows.items() if _blind_us(evidence, window) > BLIND_S * 1e6),
     )  # fmt: skip
 
 
@@ -103,6 +106,12 @@ def recovered_s(
         elif fault["steps"]["observed"] is not None and not gaps:
             return None
     return took
+
+
+def _blind_us(evidence: Json, window: Interval) -> int:
+    """The longest time within a window that an observer without which nothing is proven could not see."""
+    gaps = [g for o in evidence["observers"] if o["name"] in OBSERVERS for g in o["gaps"]]
+    return max((min(g["to_us"], window.to_us) - max(g["from_us"], window.from_us) for g in gaps), default=0)
 
 
 def _undo_observed(evidence: Json) -> bool:

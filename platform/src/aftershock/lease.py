@@ -110,12 +110,20 @@ def holder(cluster: Cluster, namespace: str) -> str | None:
     return str(held) if processes.alive(held.pid, held.started) else None
 
 
-def forget(cluster: Cluster, runs: Collection[str]) -> None:
-    """Let go every lease of these runs, in any namespace that may be looked into: what they left has been undone. Raises ClusterError."""
+def forget(cluster: Cluster, runs: Collection[str], namespaces: Collection[str] = ()) -> None:
+    """Let go every lease of these runs, or those in `namespaces` if no others may be seen: what they left has been undone.
+
+    Raises ClusterError.
+    """
+    found: list[Object] = []
     try:
         found = cluster.list("/apis/coordination.k8s.io/v1/leases", field_selector=f"metadata.name={NAME}")
-    except Forbidden:
-        found = cluster.list(_path(cluster.namespace), field_selector=f"metadata.name={NAME}")
+    except Forbidden:  # these may look into some namespaces only
+        for namespace in namespaces:
+            try:
+                found.append(cluster.request("GET", _path(namespace, NAME)))
+            except (Forbidden, NotFound):
+                continue
     for lease in found:
         held = Holder.of(lease)
         if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aftershock import lease, processes, watchdog
@@ -24,7 +25,9 @@ def undo(on: str, settings: Settings, *, forget: bool = False) -> list[dict[str,
         strangers = [
             e for e in journal.pending() if e.context == identity.context and e.cluster != identity.fingerprint
         ]
-        lease.forget(cluster, {r.entry.run for r in done} - {e.run for e in journal.pending(identity.fingerprint)})
+        if runs := {r.entry.run for r in done} - {e.run for e in journal.pending(identity.fingerprint)}:
+            touched = (re.search("/namespaces/([^/]+)/", e.inverse.path) for run in runs for e in journal.of_run(run))
+            lease.forget(cluster, runs, {cluster.namespace, *(found.group(1) for found in touched if found)})
         return [r.document() for r in [*done, *(_elsewhere(journal, e, settings, forget) for e in strangers)]]
 
 

@@ -298,7 +298,13 @@ class Session:
             undone_us=self._undone_us, ended_us=ended_us, hop=self._hops, calls=self._hops.calls,
         )  # fmt: skip
         return evidence.build(
-            chains, self.chaos.runs, entries, observers=self.reports, steady=self.steady_seen, load=self.load_facts
+            chains,
+            self.chaos.runs,
+            entries,
+            observers=self.reports,
+            steady=self.steady_seen,
+            load=self.load_facts,
+            stopped={"why": str(self.stopped), "hint": self.stopped.hint} if self.stopped else None,
         )
 
     def _pending(self) -> list[Entry]:

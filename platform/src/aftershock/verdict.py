@@ -121,6 +121,8 @@ class Observed:
     undo_observed: bool
     invariants: Sequence[InvariantResult]
     invariants_wanted: Sequence[str]
+    stopped: tuple[str, str | None] | None = None  # why the run ended before its time, and a hint
+    blind: frozenset[str] = frozenset()  # windows in which the cluster itself could not be seen for long
     refusals: Sequence[Finding] = field(default_factory=tuple)
 
 
@@ -147,8 +149,9 @@ def judge(seen: Observed) -> Verdict:
         return Verdict(worst(f.outcome for f in findings), findings)
     proven = _steady(seen).outcome is Outcome.PASS and _load(seen).outcome is Outcome.PASS
     findings = (
-        *_targets(seen), _activities(seen), _steady(seen), _load(seen), *_faults(seen), *_observers(seen),
-        *(_slo(m, proven) for m in seen.slos), _recovery(seen, proven), _undo(seen),
+        *_targets(seen), *_stopped(seen), _activities(seen), _steady(seen), _load(seen), *_faults(seen), *_observers(seen),
+        *(_slo(m, proven, m.slo.window in seen.blind) for m in seen.slos),
+        _recovery(seen, proven and not seen.blind & {"fault", "recovery"}), _undo(seen),
         *(_invariant(seen, name, proven) for name in seen.invariants_wanted),
     )  # fmt: skip
     return Verdict(worst(f.outcome for f in findings), findings)
@@ -251,7 +254,11 @@ def _observers(seen: Observed) -> list[Finding]:
     return findings or [_ok("observers", "all observers recorded without a gap")]
 
 
-def _slo(measurement: Measurement, proven: bool) -> Finding:
+def _stopped(seen: Observed) -> list[Finding]:
+    return [_no("activities", f"the run stopped early: {seen.stopped[0]}", seen.stopped[1])] if seen.stopped else []
+
+
+def _slo(measurement: Measurement, proven: bool, blind: bool) -> Finding:
     slo = measurement.slo
     unit = {"success_ratio": "ratio", "outage_s_max": "s"}.get(slo.indicator, "ms")
 
@@ -264,6 +271,12 @@ def _slo(measurement: Measurement, proven: bool) -> Finding:
     text = f"{slo.describe()}: measured {measurement.measured:.4g} over {measurement.samples} journeys"
     if measurement.held:
         return finding(Outcome.PASS, text)
+    if blind:
+        return finding(
+            Outcome.INCONCLUSIVE,
+            f"{text}; not proven to be the fault's doing, since the API server was away meanwhile",
+            "a cluster without its API server neither heals nor takes a fault back; see observers",
+        )
     if not proven:
         return finding(
             Outcome.INCONCLUSIVE, f"{text}; not proven to be the fault's doing", "see steady_before and load"

@@ -95,6 +95,16 @@ SAYS_NO: list[tuple[str, dict[str, Any], Outcome, str]] = [
         Outcome.INCONCLUSIVE,
         "slo",
     ),
+    ("stopped early", {"stopped": ("another run took the lease", "run it again")}, Outcome.INCONCLUSIVE, "activities"),
+    ("broken without an API server", {"slos": (BROKEN,), "blind": frozenset({"fault"})}, Outcome.INCONCLUSIVE, "slo"),
+    (
+        "late without an API server",
+        {"recovered_s": 20.0, "blind": frozenset({"recovery"})},
+        Outcome.INCONCLUSIVE,
+        "recovery",
+    ),
+    ("broken while all else was seen", {"slos": (BROKEN,), "blind": frozenset({"recovery"})}, Outcome.FAIL, "slo"),
+    ("lost without an API server", {"invariants": (LOST,), "blind": frozenset({"fault"})}, Outcome.FAIL, "invariants"),
     ("lost without a steady state", {"invariants": (LOST,), "steady_before": None}, Outcome.INCONCLUSIVE, "invariants"),
     (
         "customers failed before",

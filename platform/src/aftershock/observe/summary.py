@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -88,6 +88,42 @@ def deployment(obj: Object) -> Summary:
     return _summary(obj, detail, service=service, reason=condition(obj, "Progressing").get("reason"))
 
 
+def stateful_set(obj: Object) -> Summary:
+    """Replicas and images of a StatefulSet."""
+    status = obj.get("status") or {}
+    seen = deployment(obj)
+    revisions = {"revision": status.get("currentRevision"), "update_revision": status.get("updateRevision")}
+    return replace(seen, detail={**seen.detail, **revisions})
+
+
+def disruption_budget(obj: Object) -> Summary:
+    """How many pods a PodDisruptionBudget lets go now."""
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    detail = {
+        "min_available": spec.get("minAvailable"), "max_unavailable": spec.get("maxUnavailable"),
+        "allowed": status.get("disruptionsAllowed"), "healthy": status.get("currentHealthy"),
+        "desired": status.get("desiredHealthy"), "expected": status.get("expectedPods"),
+    }  # fmt: skip
+    service = ((spec.get("selector") or {}).get("matchLabels") or {}).get("app")
+    return _summary(obj, detail, service=service, reason=condition(obj, "DisruptionAllowed").get("reason"))
+
+
+def autoscaler(obj: Object) -> Summary:
+    """What a HorizontalPodAutoscaler wants, has and measures."""
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    about = spec.get("scaleTargetRef") or {}
+    measured = [m["resource"] for m in _some(status.get("currentMetrics")) if m.get("resource")]
+    detail = {
+        "min": spec.get("minReplicas", 1), "max": spec.get("maxReplicas"),
+        "current": status.get("currentReplicas", 0), "desired": status.get("desiredReplicas", 0),
+        "target": f"{about.get('kind')}/{about.get('name')}",
+        "utilization": {str(m.get("name")): (m.get("current") or {}).get("averageUtilization") for m in measured},
+        "conditions": {str(c.get("type")): c.get("status") for c in _some(status.get("conditions"))},
+    }  # fmt: skip
+    service = about.get("name") if about.get("kind") == "Deployment" else None
+    return _summary(obj, detail, service=service, reason=condition(obj, "AbleToScale").get("reason"))
+
+
 def network_chaos(obj: Object) -> Summary:
     """What a NetworkChaos asks for, and whether it says that it acts."""
     spec = obj.get("spec") or {}
@@ -115,6 +151,7 @@ def event(obj: Object) -> Summary:
 
 SUMMARIES: Mapping[str, Callable[[Object], Summary]] = {
     "Pod": pod, "Node": node, "EndpointSlice": endpoint_slice, "Deployment": deployment,
+    "StatefulSet": stateful_set, "PodDisruptionBudget": disruption_budget, "HorizontalPodAutoscaler": autoscaler,
     "NetworkChaos": network_chaos, "Event": event,
 }  # fmt: skip
 

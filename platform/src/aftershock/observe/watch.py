@@ -2,7 +2,8 @@
 
 A stream that ends is taken up where it ended, so nothing is lost; a resourceVersion that is too old is answered by a new list and the
 difference to what was known. What counts as a gap is the time in which nothing could have been seen: a stream that was broken for more
-than `GAP_S`, or an API server that answered nothing for more than `SILENT_S`.
+than `GAP_S`, an API server that answered nothing for more than `SILENT_S`, or a history that the server lost, since then what came and
+went in between is in no list.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from aftershock.observe.observer import ObserverGap, ObserverReport, merged
 from aftershock.observe.summary import SUMMARIES, Summary
 
 KINDS = (("v1", "Pod"), ("v1", "Node"), ("discovery.k8s.io/v1", "EndpointSlice"), ("apps/v1", "Deployment"),
+         ("apps/v1", "StatefulSet"), ("policy/v1", "PodDisruptionBudget"), ("autoscaling/v2", "HorizontalPodAutoscaler"),
          ("events.k8s.io/v1", "Event"), ("chaos-mesh.org/v1alpha1", "NetworkChaos"))  # fmt: skip
-OPTIONAL = frozenset({"NetworkChaos"})  # only where Chaos Mesh or pocketkube serves it
+OPTIONAL = frozenset({"NetworkChaos", "HorizontalPodAutoscaler"})  # only where the cluster serves them
 GAP_S, SILENT_S = 1.0, 2.0
 PULSE_S = 0.5
 STREAM_S = 20.0  # each watch is renewed this often, so that a dead connection is noticed
@@ -43,6 +45,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._pods: dict[str, Summary] = {}
         self._from_us = 0
+        self._silent_since_us: int | None = None  # no answer of the API server since
         self._report: ObserverReport | None = None
 
     def start(self) -> None:
@@ -82,7 +85,11 @@ class Watcher:
         to_us = now_us()
         for stream in self._streams:
             if stream.blind_since_us is not None and to_us - stream.blind_since_us > GAP_S * 1e6:
-                self.gap(stream.blind_since_us, to_us, f"{stream.what}: still not seen again when the run ended")
+                self.gap(
+                    stream.blind_since_us, to_us, f"{stream.what}: not seen again when the run ended: {stream.why}"
+                )
+        if (since_us := self._silent_since_us) is not None and to_us - since_us > SILENT_S * 1e6:
+            self.gap(since_us, to_us, "the API server did not answer when the run ended")
         records = sum(stream.records for stream in self._streams)
         with self._lock:
             gaps = merged(self._gaps)
@@ -118,19 +125,17 @@ class Watcher:
 
     def _pulse(self) -> None:
         """Ask the API server for a sign of life all the time: a stream cannot tell a quiet cluster from a stopped server."""
-        blind_since_us: int | None = None
         while not self._ended.wait(PULSE_S):
             asked_us = now_us()
+            if self._silent_since_us is None:
+                self._silent_since_us = asked_us  # until it answers: who ends the run meanwhile must know
             try:
                 self._cluster.raw("GET", "/version", timeout_s=5.0)
             except ClusterUnreachable:
-                blind_since_us = asked_us if blind_since_us is None else blind_since_us
                 continue
-            since_us, blind_since_us = asked_us if blind_since_us is None else blind_since_us, None
+            since_us, self._silent_since_us = self._silent_since_us, None
             if now_us() - since_us > SILENT_S * 1e6:
                 self.gap(since_us, now_us(), "the API server did not answer")
-        if blind_since_us is not None and now_us() - blind_since_us > SILENT_S * 1e6:
-            self.gap(blind_since_us, now_us(), "the API server did not answer when the run ended")
 
 
 class Stream:
@@ -141,15 +146,18 @@ class Stream:
         self.what = f"{resource.kind} in {namespace}" if namespace else resource.kind
         self.records = 0
         self.blind_since_us: int | None = None
+        self.why = ""  # it cannot see
         self._watcher, self._cluster = watcher, watcher._cluster
         self._path = resource.path(namespace)
         self._version = ""
+        self._read_us = 0  # all that happened before was delivered
         self._known: dict[str, Summary] = {}
         self._watch: Watch | None = None
         self._full = False
 
     def begin(self) -> None:
         """Record what there is. Past Events are no state and are left out."""
+        self._read_us = now_us()
         items, self._version = self._cluster.list_at(self._path)
         for obj in items:
             self._see("ADDED", obj, {"initial": True}, silent=self.resource.kind == "Event")
@@ -165,7 +173,7 @@ class Stream:
         try:
             self._work()
         finally:
-            self._blinded()  # a thread that ends early sees nothing from here on
+            self._blinded("its thread ended")  # a thread that ends early sees nothing from here on
 
     def _work(self) -> None:
         wait_s, relist = BACKOFF_S, False
@@ -182,11 +190,13 @@ class Stream:
                     wait_s = BACKOFF_S
                     for event in watch:
                         self._take(event)
-                self._blinded()
+                self._read_us = now_us()
+                self._blinded("the server ended the watch")
             except ClusterError as error:
-                self._blinded()
-                relist = relist or error.status == 410
-                if error.status != 410:
+                self._blinded(str(error))
+                if _lost(error):
+                    relist = True
+                else:
                     self._watcher.ended(wait_s)
                     wait_s = min(BACKOFF_MAX_S, wait_s * 2)
             except FolderError:
@@ -194,29 +204,39 @@ class Stream:
             finally:
                 self._watch = None
 
-    def _blinded(self) -> None:
-        if self.blind_since_us is None and not self._watcher.ended():
-            self.blind_since_us = now_us()
+    def _blinded(self, why: str) -> None:
+        if not self._watcher.ended():
+            self.why = why[:200]
+            self.blind_since_us = now_us() if self.blind_since_us is None else self.blind_since_us
 
     def _sighted(self) -> None:
         since_us, self.blind_since_us = self.blind_since_us, None
         if since_us is not None and now_us() - since_us > GAP_S * 1e6:
-            self._watcher.gap(since_us, now_us(), f"{self.what}: the watch was broken")
+            self._watcher.gap(since_us, now_us(), f"{self.what}: the watch was broken: {self.why}")
 
     def _take(self, event: Object) -> None:
         obj = event["object"]
         self._version = str((obj.get("metadata") or {}).get("resourceVersion") or self._version)
+        self._read_us = now_us()
         if event["type"] != "BOOKMARK" and not self._watcher.ended():
             self._see(str(event["type"]), obj, {})
 
     def _relist(self) -> None:
-        """What changed while the history was lost, as events of our own making."""
+        """What changed while the history was lost, as events of our own making; what came and went meanwhile is a gap."""
+        lost_us, listed_us = self._read_us, now_us()
         items, self._version = self._cluster.list_at(self._path)
         current = {_key(obj) for obj in items}
         for key in [key for key in self._known if key not in current]:
-            self._write("DELETED", self._known.pop(key), {"synthetic": True})
+            seen = self._known.pop(key)
+            if self.resource.kind != "Event":
+                self._write("DELETED", seen, {"synthetic": True})
         for obj in items:
             self._see("MODIFIED", obj, {"synthetic": True})
+        self._read_us = listed_us
+        if not self._watcher.ended():
+            self._watcher.gap(
+                lost_us, now_us(), f"{self.what}: the server no longer had the history; what came and went is not known"
+            )
 
     def _see(self, type_: str, obj: Object, marks: Mapping[str, bool], *, silent: bool = False) -> None:
         seen, key = SUMMARIES[self.resource.kind](obj), _key(obj)
@@ -243,6 +263,11 @@ class Stream:
         if self.resource.kind == "Event":
             type_ = "WARNING" if (obj or {}).get("type") == "Warning" else "NORMAL"
         self._watcher.record(self.resource.kind, type_, seen, marks)
+
+
+def _lost(error: ClusterError) -> bool:
+    """True if the server cannot go on from our version: it forgot it, or (after a crash of its store) never knew it."""
+    return error.status == 410 or "Too large resource version" in str(error)
 
 
 def _key(obj: Object) -> str:

@@ -29,7 +29,9 @@ RESOURCES = {
         ("services", "Service", True),
         ("secrets", "Secret", True),
     ],
-    "/apis/apps/v1": [("deployments", "Deployment", True)],
+    "/apis/apps/v1": [("deployments", "Deployment", True), ("statefulsets", "StatefulSet", True)],
+    "/apis/policy/v1": [("poddisruptionbudgets", "PodDisruptionBudget", True)],
+    "/apis/autoscaling/v2": [("horizontalpodautoscalers", "HorizontalPodAutoscaler", True)],
     "/apis/discovery.k8s.io/v1": [("endpointslices", "EndpointSlice", True)],
     "/apis/events.k8s.io/v1": [("events", "Event", True)],
 }

@@ -81,3 +81,39 @@ def test_long_notes_are_cut() -> None:
     seen = SUMMARIES["Event"](obj)
     assert len(seen.detail["note"]) == TEXT_MAX
     assert (seen.name, seen.node) == ("body2", "body2")
+
+
+def test_a_stateful_set_says_which_revision_it_rolls_to() -> None:
+    template = {"spec": {"containers": [{"image": "aftershock/postgres:18"}]}}
+    obj = {"metadata": meta("postgres", labels={"app": "postgres"}), "spec": {"replicas": 1, "template": template},
+           "status": {"readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"}}  # fmt: skip
+    seen = SUMMARIES["StatefulSet"](obj)
+    assert (seen.service, seen.detail["replicas"], seen.detail["ready"]) == ("postgres", 1, 1)
+    assert (seen.detail["image"], seen.detail["revision"], seen.detail["update_revision"]) == (
+        "aftershock/postgres:18",
+        "a",
+        "b",
+    )
+
+
+def test_a_budget_says_how_many_may_go() -> None:
+    obj = {"metadata": meta("payments"), "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "payments"}}},
+           "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 2,
+                      "conditions": [{"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods"}]}}  # fmt: skip
+    seen = SUMMARIES["PodDisruptionBudget"](obj)
+    assert (seen.service, seen.reason, seen.detail["allowed"]) == ("payments", "InsufficientPods", 0)
+
+
+def test_an_autoscaler_says_what_it_wants_and_why() -> None:
+    obj = {"metadata": meta("storefront"),
+           "spec": {"minReplicas": 2, "maxReplicas": 6, "scaleTargetRef": {"kind": "Deployment", "name": "storefront"}},
+           "status": {"currentReplicas": 2, "desiredReplicas": 4,
+                      "conditions": [{"type": "AbleToScale", "status": "True", "reason": "SucceededRescale"}],
+                      "currentMetrics": [{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 140}}}]}}  # fmt: skip
+    seen = SUMMARIES["HorizontalPodAutoscaler"](obj)
+    assert (seen.service, seen.reason) == ("storefront", "SucceededRescale")
+    assert (seen.detail["current"], seen.detail["desired"], seen.detail["max"]) == (2, 4, 6)
+    assert seen.detail["utilization"] == {"cpu": 140}
+    assert SUMMARIES["HorizontalPodAutoscaler"]({"metadata": meta("new")}).detail["desired"] == 0, (
+        "before its first look"
+    )

@@ -55,7 +55,7 @@ def until(what: Callable[[], bool], deadline_s: float = 5.0) -> None:
 
 def begin(watcher: Watcher, api: Api) -> None:
     watcher.start()
-    until(lambda: api.watches == 5)
+    until(lambda: api.watches == 8)
 
 
 def test_initial_state_and_changes_are_recorded(api: Api, log: EventLog, watcher: Watcher, tmp_path: Path) -> None:
@@ -114,6 +114,8 @@ def test_an_expired_version_is_answered_by_a_list(api: Api, log: EventLog, watch
     assert log.wait_for(lambda e: e.name == "payments-c", 5.0)
     synthetic = {(e.type, e.name) for e in log.all() if e.detail.get("synthetic")}
     assert synthetic == {("DELETED", "payments-a"), ("MODIFIED", "payments-b"), ("ADDED", "payments-c")}
+    assert log.wait_for(lambda e: e.type == "GAP" and "Pod in shop" in e.detail["why"], 5.0)
+    assert "what came and went is not known" in watcher.stop().gaps[0].reason
 
 
 def test_an_api_server_that_is_away_is_a_gap(
@@ -152,8 +154,64 @@ def test_blindness_at_the_end_is_a_gap(api: Api, watcher: Watcher, monkeypatch: 
     api.down()
     until(lambda: all(stream.blind_since_us is not None for stream in watcher._streams))
     monkeypatch.setattr(watch, "GAP_S", 0.0)
-    assert "still not seen" in watcher.stop().gaps[0].reason
+    assert "not seen again" in watcher.stop().gaps[0].reason
     api.up()
+
+
+def test_a_server_that_hangs_to_the_end_is_a_gap(api: Api, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SILENT_S", 0.3)
+    monkeypatch.setattr(watch, "PULSE_S", 0.05)
+    monkeypatch.setattr(watch, "STOP_S", 0.3)  # the pulse is still waiting for its answer then
+    begin(watcher, api)
+    api.stopped.set()
+    until(lambda: watcher._silent_since_us is not None)
+    assert "when the run ended" in watcher.stop().gaps[0].reason
+    api.stopped.clear()
+
+
+def test_permission_that_is_lost_is_a_gap_that_says_so(
+    api: Api, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(watcher, api)
+    api.routes["GET", PODS] = lambda _: (403, {"code": 403, "message": "pods is forbidden"})
+    api.drop_watches()
+    until(lambda: any("pods is forbidden" in stream.why for stream in watcher._streams))
+    monkeypatch.setattr(watch, "GAP_S", 0.0)
+    assert "pods is forbidden" in watcher.stop().gaps[0].reason
+
+
+def test_a_version_that_the_server_never_knew_is_answered_by_a_list(api: Api, log: EventLog, watcher: Watcher) -> None:
+    """As after a crash of its store that lost the last writes."""
+    begin(watcher, api)
+    refused = {"code": 504, "reason": "Timeout", "message": "Too large resource version: 9, current: 3"}
+    api.routes["GET", PODS] = lambda seen: (
+        (504, refused)
+        if seen["query"].get("watch") and PODS not in listed
+        else (
+            200,
+            {"metadata": {"resourceVersion": str(len(api.history))}, "items": listed.setdefault(PODS, [pod("a")])},
+        )
+    )
+    listed: dict[str, list[dict[str, object]]] = {}
+    api.drop_watches()
+    assert log.wait_for(lambda e: e.name == "a" and bool(e.detail.get("synthetic")), 5.0)
+
+
+def test_an_expired_event_of_the_cluster_is_no_news(api: Api, log: EventLog, watcher: Watcher) -> None:
+    events = "/apis/events.k8s.io/v1/namespaces/shop/events"
+    begin(watcher, api)
+    api.put(
+        events, {"metadata": {"name": "e.1", "namespace": "shop", "uid": "u1"}, "type": "Normal", "reason": "Pulled"}
+    )
+    assert log.wait_for(lambda e: e.reason == "Pulled", 5.0)
+    with api.changed:
+        api.dropped += 1
+        api.put(events, {"metadata": {"name": "e.1", "namespace": "shop", "uid": "u1"}}, "DELETED")
+        api.put(PODS, pod("payments-c"))
+        api.oldest = len(api.history)
+        api.history = [("", "", {})] * len(api.history)
+    assert log.wait_for(lambda e: e.type == "GAP" and "Event in shop" in e.detail["why"], 5.0)
+    assert [e.reason for e in log.all() if e.kind == "Event"] == ["Pulled"]
 
 
 def test_what_may_not_be_watched_is_named(api: Api, watcher: Watcher) -> None:
