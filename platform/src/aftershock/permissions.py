@@ -28,7 +28,7 @@ def of_run(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
             for verb in ("list", "watch"):
                 yield Need(verb, api_version.rpartition("/")[0], resource.plural, namespace)
     for namespace in namespaces:
-        yield from of_look(namespace)
+        yield from of_look(cluster, namespace)
         for verb in ("create", "update", "delete"):
             yield Need(verb, _LEASES, "leases", namespace)
         yield Need("get", "", "pods", namespace, "proxy")  # metrics
@@ -38,9 +38,10 @@ def of_run(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
             yield Need(verb, _SLICES, "endpointslices", namespace)
 
 
-def of_look(namespace: str) -> Iterator[Need]:
+def of_look(cluster: Cluster, namespace: str) -> Iterator[Need]:
     """What is read of a namespace besides: whether chaos is allowed, who else is at it, how customers get in."""
     yield Need("get", "", "namespaces", namespace, name=namespace)
     yield Need("get", _LEASES, "leases", namespace)
     yield Need("get", "", "services", namespace)
-    yield Need("list", "networking.k8s.io", "ingresses", namespace)
+    if cluster.served("networking.k8s.io/v1", "Ingress"):
+        yield Need("list", "networking.k8s.io", "ingresses", namespace)
