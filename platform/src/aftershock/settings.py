@@ -20,6 +20,7 @@ class Settings:
     pocket: str | None = None  # $AFTERSHOCK_POCKET: name of the pocketkube cluster that `pocket` means
     node_power: str | None = None  # $AFTERSHOCK_NODE_POWER: a program called as PROGRAM off NODE and PROGRAM on NODE
     ollama_host: str | None = None  # $OLLAMA_HOST, as given; None means Ollama's port on loopback
+    runner_image: str = "aftershock/runner:dev"  # $AFTERSHOCK_RUNNER_IMAGE: what load and receiver of spans run in inside a cluster
 
     @property
     def state_folder(self) -> Path:
@@ -43,6 +44,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         pocket=environment.get("AFTERSHOCK_POCKET") or None,
         node_power=environment.get("AFTERSHOCK_NODE_POWER") or None,
         ollama_host=environment.get("OLLAMA_HOST") or None,
+        runner_image=environment.get("AFTERSHOCK_RUNNER_IMAGE") or "aftershock/runner:dev",
     )
 
 
