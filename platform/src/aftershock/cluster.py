@@ -31,6 +31,7 @@ from urllib3.exceptions import (
 )
 
 from aftershock import kubeconfig
+from aftershock.credentials import Credentials, Fixed, Plugin, TokenFile
 from aftershock.errors import BadInput, ClusterError, ClusterUnreachable, Forbidden, NotFound
 from aftershock.kubeconfig import Access
 from aftershock.settings import Settings
@@ -356,22 +357,36 @@ class Cluster:
         given = {k: _text(v) for k, v in (query or {}).items() if v is not None}
         url = self._access.server + path + (f"?{urlencode(given)}" if given else "")
         sent = {"Accept": "application/json", "User-Agent": "aftershock", **(headers or {})}
-        with self._lock:  # the refresh hook of an exec plugin changes the configuration
-            sent |= self._credentials()
         content = None
         if body is not None:
             sent["Content-Type"] = content_type
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
         timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
-        try:
-            return self._pool.request(
-                method, url, body=content, headers=sent, timeout=timeout, preload_content=False, retries=False,
+
+        def send() -> tuple[urllib3.BaseHTTPResponse, Mapping[str, str]]:
+            with self._lock:  # an exec plugin may be asked again
+                proof = dict(self._credentials.headers())
+            response = self._pool.request(
+                method, url, body=content, headers=sent | proof, timeout=timeout, preload_content=False, retries=False,
                 redirect=False,
             )  # fmt: skip
+            return response, proof
+
+        try:
+            response, proof = send()
+            if response.status == 401 and self._renewed(proof):  # it was not carried out, so it may be sent again
+                response.drain_conn()
+                response, _ = send()
+            return response
         except (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError) as error:
             raise ClusterUnreachable(f"no connection to {self._access.server}: {_cause(error)}") from None
         except HTTPError as error:
             raise _silent(f"{method} {path}", error, method in _SAFE) from None
+
+    def _renewed(self, proof: Mapping[str, str]) -> bool:
+        """Whether there are other credentials than those that were not believed."""
+        with self._lock:
+            return self._credentials.renew(proof)
 
 
 class Watch(Iterator[Object]):
@@ -418,20 +433,29 @@ class Watch(Iterator[Object]):
             return  # it ended by itself
 
 
-Connection = tuple[urllib3.PoolManager, Callable[[], dict[str, str]]]  # and what says the credentials of a request
+Connection = tuple[urllib3.PoolManager, Credentials]
 
 
 def _plain(access: Access) -> Connection | None:
     """A cluster of this machine that wants a token and nothing else, as pocketkube does; None for any other."""
     (user,), (cluster,) = ([entry[kind] for entry in access.document[f"{kind}s"]] for kind in ("user", "cluster"))
-    if not _local(access) or set(user) != {"token"} or not set(cluster) <= {"server", "certificate-authority-data"}:
+    if (
+        not _local(access)
+        or len(user) != 1
+        or not set(user) <= {"token", "tokenFile"}
+        or not set(cluster) <= {"server", "certificate-authority-data"}
+    ):
         return None
     pool = urllib3.PoolManager(maxsize=CONNECTIONS_MAX)
     if access.server.startswith("https://"):
         authorities = base64.b64decode(cluster.get("certificate-authority-data", "")).decode() or None
         pool.connection_pool_kw["ssl_context"] = _tls(access, authorities)
-    credentials = {"authorization": f"Bearer {user['token']}"}
-    return pool, lambda: credentials
+    return pool, _file_of(user) or Fixed({"authorization": f"Bearer {user['token']}"})
+
+
+def _file_of(user: Mapping[str, Any]) -> TokenFile | None:
+    """As in client-go, a file goes before a token."""
+    return TokenFile(Path(user["tokenFile"])) if user.get("tokenFile") else None
 
 
 def _client(access: Access) -> Connection:
@@ -440,6 +464,7 @@ def _client(access: Access) -> Connection:
     from kubernetes.client.configuration import Configuration
     from kubernetes.config import ConfigException, load_kube_config_from_dict
 
+    user: Mapping[str, Any] = access.document["users"][0]["user"]
     configuration = Configuration()
     configuration.connection_pool_maxsize = CONNECTIONS_MAX
     if _local(access):
@@ -458,12 +483,19 @@ def _client(access: Access) -> Connection:
                 pool.connection_pool_kw.pop(name, None)
             pool.connection_pool_kw["ssl_context"] = _tls(access, None, configuration)
 
-    def credentials() -> dict[str, str]:
-        headers: dict[str, str] = {}
-        api.update_params_for_auth(headers, [], ["BearerToken"])
-        return headers
+    def ask() -> Callable[[], dict[str, str]]:
+        fresh = Configuration()
+        load_kube_config_from_dict(dict(access.document), access.context, fresh, persist_config=False)
+        return lambda: _said_by(fresh)
 
-    return pool, credentials
+    if user.get("exec") or user.get("auth-provider"):
+        return pool, _file_of(user) or Plugin(ask, lambda: _said_by(configuration))
+    return pool, _file_of(user) or Fixed(_said_by(configuration))
+
+
+def _said_by(configuration: Any) -> dict[str, str]:
+    told = configuration.auth_settings().get("BearerToken")  # runs an exec plugin again whose answer has expired
+    return {"authorization": str(told["value"])} if told else {}
 
 
 def _local(access: Access) -> bool:
@@ -526,7 +558,9 @@ def _error(method: str, path: str, status: int, told: Mapping[str, Any], *, defi
     kind, hint = ClusterError, None
     if status == 404:
         kind = NotFound
-    elif status in (401, 403):
+    elif status == 401:
+        kind, hint = Forbidden, "these credentials have expired or were revoked: get fresh ones, then `aftershock undo`"
+    elif status == 403:
         kind, hint = Forbidden, "are these credentials valid and allowed to do this? kubectl auth can-i"
     elif not definite:
         message += " (it may have been done all the same)"
