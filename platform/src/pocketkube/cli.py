@@ -6,10 +6,12 @@ import argparse
 import json
 import ssl
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote, urlencode
 
 import yaml
 
@@ -22,6 +24,7 @@ examples:
   export KUBECONFIG=$(pocketkube kubeconfig)                then kubectl, the kubernetes client and chaos tools work
   kubectl apply -k gitops/apps/pocket                       (Secrets first, see docs/contracts.md)
   pocketkube up --name second --nodes brain,body --json     another cluster beside it, facts as JSON
+  pocketkube node stop body; pocketkube node start body     a power cut, and the power back
   pocketkube status; pocketkube list; pocketkube down       look, look at all, end
 
 A cluster is real processes at addresses 127.A.0.0/16, state in $XDG_STATE_HOME/pocketkube/NAME; ~/.kube/config is never touched.
@@ -67,11 +70,27 @@ def _parser() -> _Parser:
         "--nodes", default=",".join(clusters.NODES), help=f"names of the nodes (default: {','.join(clusters.NODES)})"
     )
     up.add_argument("--owner", type=int, metavar="PID", help="end the cluster when this process ends, however it does")
+    timing = clusters.Timing()
+    up.add_argument("--node-grace", type=float, metavar="S", default=timing.node_grace_s,
+                    help=f"a silent node is NotReady after S seconds (default: {timing.node_grace_s:g})")  # fmt: skip
+    up.add_argument("--autoscaler-sync", type=float, metavar="S", default=timing.autoscaler_sync_s,
+                    help=f"autoscalers look every S seconds (default: {timing.autoscaler_sync_s:g})")  # fmt: skip
     down = command("down", _down, "end a cluster and everything it started, a killed one's leftovers included")
     status = command("status", _status, "what runs in a cluster; 1 if it does not run")
     command("kubeconfig", _kubeconfig, "print the path of a cluster's kubeconfig")
     everything = command("list", _list, "clusters of this user that run")
-    for each in (up, down, status, everything):
+    node = command("node", _node, "cut the power of a node, or bring it back")
+    node.add_argument("what", choices=("stop", "start"))
+    node.add_argument("node", metavar="NODE")
+    node.add_argument("--wait", type=float, metavar="S", default=0.0,
+                      help="up to S seconds until it is NotReady or Ready")  # fmt: skip
+    api = command(
+        "api", _api, "end all connections to the API and refuse new ones for a while; pods and controllers go on"
+    )
+    api.add_argument("what", choices=("restart",))
+    api.add_argument("--seconds", type=float, metavar="S", default=1.0, help="how long nobody answers (default: 1)")
+    api.add_argument("--compact", action="store_true", help="watches cannot resume where they were: 410 Gone")
+    for each in (up, down, status, everything, node, api):
         each.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -83,6 +102,7 @@ def _up(arguments: argparse.Namespace) -> int:
     cluster, fresh = clusters.up(
         clusters.checked(arguments.name), [n for n in arguments.nodes.split(",") if n], arguments.images,
         lambda text: print(f"pocketkube {arguments.name}: {stages.get(text, text)}", file=sys.stderr), arguments.owner,
+        clusters.Timing(arguments.node_grace, arguments.autoscaler_sync),
     )  # fmt: skip
     wanted = str(arguments.images.resolve()) if arguments.images else cluster.facts["images"]
     if not fresh and wanted != cluster.facts["images"]:
@@ -109,17 +129,11 @@ def _status(arguments: argparse.Namespace) -> int:
     cluster = _running(arguments.name)
     nodes = _get(cluster, "/api/v1/nodes")["items"]
     pods = _get(cluster, "/api/v1/pods")["items"]
-
-    def ready(obj: dict[str, Any]) -> bool:
-        return any(
-            c["type"] == "Ready" and c["status"] == "True" for c in (obj.get("status") or {}).get("conditions") or []
-        )
-
     facts = {
         **cluster.facts,
-        "node_status": [{"name": n["metadata"]["name"], "ready": ready(n)} for n in nodes],
+        "node_status": [{"name": n["metadata"]["name"], "ready": _is_ready(n)} for n in nodes],
         "pods": [{"namespace": p["metadata"]["namespace"], "name": p["metadata"]["name"], "node": p["spec"].get("nodeName"),
-                  "phase": p["status"].get("phase"), "ready": ready(p), "ip": p["status"].get("podIP")} for p in pods],
+                  "phase": p["status"].get("phase"), "ready": _is_ready(p), "ip": p["status"].get("podIP")} for p in pods],
         "unenforced": _get(cluster, "/debug/unenforced")["unenforced"],
     }  # fmt: skip
     _show(arguments.json, facts, [
@@ -129,6 +143,38 @@ def _status(arguments: argparse.Namespace) -> int:
         *(f"  accepted, not enforced: {u['kind']} {u['field']}" for u in facts["unenforced"]),
     ])  # fmt: skip
     return 0 if all(n["ready"] for n in facts["node_status"]) else 1
+
+
+def _node(arguments: argparse.Namespace) -> int:
+    cluster, name, start = _running(arguments.name), arguments.node, arguments.what == "start"
+    _get(cluster, f"/debug/nodes/{quote(name, safe='')}/{arguments.what}", "POST")
+    deadline = time.monotonic() + arguments.wait
+    while arguments.wait and _is_ready(_get(cluster, f"/api/v1/nodes/{name}")) != start:
+        if time.monotonic() > deadline:
+            raise StartError(f"node {name} is not {'Ready' if start else 'NotReady'} after {arguments.wait:g} s")
+        time.sleep(0.05)
+    power = "on" if start else "off"
+    _show(
+        arguments.json,
+        {"cluster": cluster.name, "node": name, "power": power},
+        [f"{cluster.name}: node {name} is {power}"],
+    )
+    return 0
+
+
+def _api(arguments: argparse.Namespace) -> int:
+    cluster = _running(arguments.name)
+    asked = urlencode({"seconds": arguments.seconds, "compact": str(arguments.compact).lower()})
+    _get(cluster, f"/debug/api/restart?{asked}", "POST")
+    facts = {"cluster": cluster.name, "seconds": arguments.seconds, "compact": arguments.compact}
+    _show(arguments.json, facts, [f"{cluster.name}: the API is away for {arguments.seconds:g} s"])
+    return 0
+
+
+def _is_ready(obj: dict[str, Any]) -> bool:
+    return any(
+        c["type"] == "Ready" and c["status"] == "True" for c in (obj.get("status") or {}).get("conditions") or []
+    )
 
 
 def _kubeconfig(arguments: argparse.Namespace) -> int:
@@ -150,14 +196,18 @@ def _running(name: str) -> clusters.Cluster:
     return found
 
 
-def _get(cluster: clusters.Cluster, path: str) -> Any:
+def _get(cluster: clusters.Cluster, path: str, method: str = "GET") -> Any:
     token = yaml.safe_load((cluster.folder / "kubeconfig").read_text())["users"][0]["user"]["token"]
     trust = ssl.create_default_context(cafile=str(cluster.folder / "ca.pem"))
-    request = urllib.request.Request(cluster.facts["server"] + path, headers={"Authorization": f"Bearer {token}"})
+    url, headers = cluster.facts["server"] + path, {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url, headers=headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
     try:
         with opener.open(request, timeout=5) as answer:
             return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise StartError(json.load(error)["message"], f"pocketkube status --name {cluster.name}") from None
     except (urllib.error.URLError, TimeoutError) as error:
         raise StartError(
             f"the API of {cluster.name} does not answer: {error}", f"see {cluster.folder}/daemon.log"

@@ -32,6 +32,27 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How fast a cluster notices; shorter than upstream, so that an experiment takes seconds."""
+
+    node_grace_s: float = 4.0  # a silent node is NotReady after this (upstream 40 to 50)
+    autoscaler_sync_s: float = 15.0  # as upstream
+
+    @property
+    def metrics_s(self) -> float:
+        """How often usage is sampled: no more seldom than autoscalers look."""
+        return min(15.0, self.autoscaler_sync_s)
+
+    def check(self) -> None:
+        """Raises StartError for what cannot work."""
+        if not 2 <= self.node_grace_s <= 3600:
+            raise StartError(f"a node's grace of {self.node_grace_s:g} s is not between 2 and 3600",
+                             "kubelets renew their lease each second")  # fmt: skip
+        if not 1 <= self.autoscaler_sync_s <= 3600:
+            raise StartError(f"a sync period of {self.autoscaler_sync_s:g} s is not between 1 and 3600")
+
+
+@dataclass(frozen=True)
 class Order:
     """What a daemon is told: the cluster to be, and a descriptor for its progress."""
 
@@ -41,6 +62,13 @@ class Order:
     images: str | None
     report: int
     owner: int | None  # the cluster ends when this process does
+    timing: Timing = Timing()
+
+    @classmethod
+    def read(cls, text: str) -> Order:
+        """From its JSON."""
+        value = json.loads(text)
+        return cls(**{**value, "timing": Timing(**value["timing"])})
 
 
 @dataclass(frozen=True)
@@ -76,9 +104,11 @@ def running() -> list[Cluster]:
 
 
 def up(
-    name: str, nodes: list[str], image_file: Path | None, tell: Callable[[str], None], owner: int | None = None
+    name: str, nodes: list[str], image_file: Path | None, tell: Callable[[str], None], owner: int | None = None,
+    timing: Timing = Timing(),
 ) -> tuple[Cluster, bool]:  # fmt: skip
     """Start a cluster and wait until it is ready; False if it ran already. Raises StartError."""
+    timing.check()
     for node in nodes:
         if not _NAME.fullmatch(node) or nodes.count(node) > 1:
             raise StartError(
@@ -91,7 +121,9 @@ def up(
             tell(f"ended what a killed cluster had left: {swept}")
         folder = base() / name
         folder.mkdir(mode=0o700)
-        return _start(name, folder, nodes, image_file, tell, owner), True
+        reading, writing = os.pipe()
+        images = str(image_file.resolve()) if image_file else None
+        return _start(Order(name, str(folder), nodes, images, writing, owner, timing), reading, tell), True
 
 
 def down(name: str) -> bool:
@@ -123,18 +155,15 @@ def checked(name: str) -> str:
     return name
 
 
-def _start(
-    name: str, folder: Path, nodes: list[str], image_file: Path | None, tell: Callable[[str], None], owner: int | None
-) -> Cluster:  # fmt: skip
-    reading, writing = os.pipe()
-    order = Order(name, str(folder), nodes, str(image_file.resolve()) if image_file else None, writing, owner)
+def _start(order: Order, reading: int, tell: Callable[[str], None]) -> Cluster:
+    folder = Path(order.folder)
     log = folder / "daemon.log"
     with log.open("ab") as output:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "pocketkube.daemon", json.dumps(asdict(order))], stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output, start_new_session=True, pass_fds=[writing], cwd="/",
+            stderr=output, start_new_session=True, pass_fds=[order.report], cwd="/",
         )  # fmt: skip
-    os.close(writing)
+    os.close(order.report)
     ready = False
     try:
         facts = _follow(reading, log, tell)
@@ -149,7 +178,7 @@ def _start(
             daemon.wait()
             _clear(folder)
     daemon.returncode = 0  # it is not waited for
-    return Cluster(name, folder, facts)
+    return Cluster(order.name, folder, facts)
 
 
 def _follow(reading: int, log: Path, tell: Callable[[str], None]) -> dict[str, Any]:

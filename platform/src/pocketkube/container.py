@@ -21,6 +21,7 @@ from pocketkube.storage import Object, Store, now
 from pocketkube.supervisor import Process, SpawnError, Supervisor
 
 BACKOFF_S, BACKOFF_MOST_S = 10.0, 300.0
+LOST = 255  # exit code of what was running when the power went
 MISSING_S = 0.5  # between looks for a Secret that does not exist yet
 PROBES = {"startup": "startupProbe", "readiness": "readinessProbe", "liveness": "livenessProbe"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -144,6 +145,23 @@ class Container:
         if self.process is not None:
             self.process.kill()
 
+    def power_off(self) -> list[int]:
+        """It has no power any more: its processes, for whoever ends them all at once."""
+        self._stopping = True
+        return [p.pid for p in (self.process, *self.execs) if p is not None and p.running]
+
+    def resume(self, before: Object) -> None:
+        """Its node has booted: what ran then is over, as `before` in status.containerStatuses counts it."""
+        self.restarts, self.last = int(before.get("restartCount") or 0), dict(before.get("lastState") or {})
+        state = before.get("state") or {}
+        if "running" in state:
+            begun, identity = state["running"].get("startedAt") or now(), before.get("containerID") or ""
+            self.last = {"terminated": _terminated(LOST, begun, identity, "Unknown")}
+        elif "terminated" in state:
+            self.last = dict(state)
+        if self.last and "waiting" not in state:
+            self.restarts += 1
+
     def target(self) -> probes.Target:
         """Where its probes and hooks go."""
         ports = {p["name"]: int(p["containerPort"]) for p in self.spec.get("ports") or [] if p.get("name")}
@@ -196,7 +214,10 @@ class Container:
             base["PYTHONPATH"] = os.environ["PYTHONPATH"]
         made = base | dict(image.env) | environment.of(pod.store, pod.pod, spec, pod.links)
         mounts = volumes.mounts(spec, pod.volumes, lambda text: environment.expand(text, made))
-        env = {name: volumes.rewrite(value, mounts) for name, value in made.items()}
+        # What this machine gives (PATH, HOME) is real already; a volume at /tmp must not move it.
+        env = {
+            name: value if base.get(name) == value else volumes.rewrite(value, mounts) for name, value in made.items()
+        }
         argv = image.argv(spec.get("command") or [], spec.get("args") or [])
         argv = [volumes.rewrite(environment.expand(part, made), mounts) for part in argv]
         return Prepared(argv, env, self._working_directory(folder, mounts))
@@ -235,6 +256,9 @@ class Container:
         aside = asyncio.get_running_loop().create_task(self._after_start(process))
         try:
             code = await asyncio.shield(process.exited)
+        except asyncio.CancelledError:  # its node has lost its power
+            log.close()
+            raise
         finally:
             aside.cancel()
             for kind in PROBES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -24,7 +25,7 @@ from typing import Any
 import uvloop
 
 from pocketkube import addresses, certificates, images, processes
-from pocketkube.api.listener import listener
+from pocketkube.api.listener import Serving
 from pocketkube.api.server import application
 from pocketkube.clusters import CLUSTER, Order
 from pocketkube.controllers.loop import Controllers
@@ -36,6 +37,7 @@ from pocketkube.proxy_control import ProxyControl
 from pocketkube.runtime import NodeRuntime
 from pocketkube.storage import Object, Store
 from pocketkube.supervisor import Supervisor
+from pocketkube.usage import Meter
 
 READY_S = 20.0
 
@@ -64,12 +66,18 @@ async def serve(order: Order) -> None:
     proxy = ProxyControl(store, supervisor, given)
     host = Host(store, supervisor, known, given, proxy, folder)
     specs = [spec_of(name, given.node(index), len(order.nodes)) for index, name in enumerate(order.nodes)]
-    kubelets = [Kubelet(host, spec) for spec in specs]
-    app = application(store, identity.token, NodeRuntime(kubelets), version=importlib.metadata.version("aftershock"),
+    timing = order.timing
+    kubelets = [Kubelet(host, spec, timing.node_grace_s) for spec in specs]
+    meter = Meter(lambda: (one for kubelet in kubelets for one in kubelet.metered()), timing.metrics_s)
+    app = application(store, identity.token, NodeRuntime(kubelets, meter), version=importlib.metadata.version("aftershock"),
                       allocate_cluster_ip=lambda service: _cluster_ip(store, given, service))  # fmt: skip
-    api = listener(app, identity)
+    api = Serving(app, identity, bound, store.compact)
+    app.restart = api.restart
+    controllers = Controllers(
+        store, node_grace_s=timing.node_grace_s, autoscaler_sync_s=timing.autoscaler_sync_s, usage=meter.pod
+    )
     parts: list[Coroutine[Any, Any, None]] = [
-        api.serve(sockets=[bound]), Controllers(store).run(), proxy.run(), NetworkChaosController(store, proxy).run(),
+        api.run(), controllers.run(), meter.run(), proxy.run(), NetworkChaosController(store, proxy).run(),
         *(kubelet.run() for kubelet in kubelets), _preload(supervisor, known),
     ]  # fmt: skip
     tasks = [loop.create_task(part) for part in parts]
@@ -87,7 +95,7 @@ async def serve(order: Order) -> None:
     finally:
         for task in (stop, *tasks):
             task.cancel()
-        api.should_exit = True
+        api.stop()
         await supervisor.stop()
         await asyncio.gather(stop, *tasks, return_exceptions=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,7 +143,8 @@ def _is_ready(node: Object) -> bool:
 def _facts(order: Order, server: str, identity: certificates.Identity) -> dict[str, Any]:
     me = processes.stat(os.getpid())
     return {"name": order.name, "server": server, "context": f"pocketkube-{order.name}", "kubeconfig": f"{order.folder}/kubeconfig",
-            "fingerprint": identity.fingerprint, "nodes": order.nodes, "images": order.images, "pid": os.getpid(),
+            "fingerprint": identity.fingerprint, "nodes": order.nodes, "images": order.images,
+            "timing": dataclasses.asdict(order.timing), "pid": os.getpid(),
             "started": me.started if me else 0, "created_us": time.time_ns() // 1000}  # fmt: skip
 
 
@@ -155,7 +164,7 @@ def _tell(order: Order, **what: Any) -> None:
 
 def main() -> int:
     """Run one cluster; 1 if it could not start or a part of it broke."""
-    order = Order(**json.loads(sys.argv[1]))
+    order = Order.read(sys.argv[1])
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )

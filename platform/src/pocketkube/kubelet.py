@@ -7,16 +7,19 @@ import contextlib
 import os
 import platform
 import shutil
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pocketkube import processes
 from pocketkube.errors import AlreadyExists
-from pocketkube.pod import Host, Pod
+from pocketkube.pod import SOURCE, Host, Pod
 from pocketkube.storage import Event, Object, now
+from pocketkube.usage import Metered
 
 LEASES = "kube-node-lease"
 HEARTBEAT_S = 1.0
-LEASE_S = 4
 VERSION = "v1.34.0+pocketkube"
 PODS_MOST = 60
 
@@ -46,9 +49,11 @@ def spec_of(name: str, address: str, share: int) -> NodeSpec:
 class Kubelet:
     """Runs the pods of one node."""
 
-    def __init__(self, host: Host, node: NodeSpec) -> None:
+    def __init__(self, host: Host, node: NodeSpec, lease_s: float = 4.0) -> None:
         self._host = host
         self._node = node
+        self._lease_s = lease_s
+        self._boot = str(uuid.uuid4())
         self.pods: dict[str, Pod] = {}
         self.off = False
 
@@ -63,20 +68,46 @@ class Kubelet:
                 self._beat()
             await asyncio.sleep(HEARTBEAT_S)
 
-    def power_off(self) -> None:
-        """The node loses its power: all its processes die at once and nothing is told to the API."""
+    @property
+    def name(self) -> str:
+        """The node's."""
+        return self._node.name
+
+    def metered(self) -> Iterator[Metered]:
+        """The containers that run."""
+        for uid, pod in self.pods.items():
+            for container in pod.containers:
+                if (process := container.process) is not None and process.running:
+                    yield Metered(uid, self.name, container.name, process.pid, process.started)
+
+    async def power_off(self) -> None:
+        """The node loses its power: all its processes die at once, its connections fall silent, and nothing is told to the API."""
+        if self.off:
+            return
         self.off = True
-        for pod in list(self.pods.values()):
-            pod.power_off()
-        self.pods.clear()
+        await self._host.proxy.unpower(self.name, frozenset(self.pods))
+        pids = [pid for pod in self.pods.values() for pid in pod.power_off()]
+        processes.end(processes.tree(*pids))
 
     def power_on(self) -> None:
-        """The node boots: what the API still binds to it is started anew."""
-        self.off = False
+        """The node boots: what the API still binds to it is started anew, the files of what it does not are removed."""
+        if not self.off:
+            return
+        self.off, self._boot = False, str(uuid.uuid4())
+        before, self.pods = self.pods, {}
+        self._host.proxy.power(self.name)
         self._register()
         self._beat()
+        node = self._host.store.get("nodes", None, self.name)
+        self._host.store.record_event(node, "Starting", "Starting kubelet.", source=SOURCE)
+        note = f"Node {self.name} has been rebooted, boot id: {self._boot}"
+        ready = f"Node {self.name} status is now: NodeReady"
+        self._host.store.record_event(node, "NodeReady", ready, source=SOURCE)
+        self._host.store.record_event(node, "Rebooted", note, kind="Warning", source=SOURCE)
         for pod in self._host.store.list("pods"):
             self._take(pod)
+        for uid in before.keys() - self.pods.keys():
+            shutil.rmtree(self._host.state / "pods" / uid, ignore_errors=True)
 
     def _changed(self, event: Event) -> None:
         if self.off:
@@ -84,6 +115,11 @@ class Kubelet:
         if event.resource in ("configmaps", "secrets") and event.type == "MODIFIED":
             for pod in self.pods.values():
                 pod.refresh(event.object["metadata"]["namespace"])
+        if event.resource == "nodes" and event.object["metadata"]["name"] == self.name and _is_ready(event.object):
+            if event.old is not None and not _is_ready(event.old):
+                for pod in self.pods.values():
+                    pod.reconcile()
+            return
         if event.resource != "pods":
             return
         running = self.pods.get(event.object["metadata"]["uid"])
@@ -92,6 +128,9 @@ class Kubelet:
                 running.removed()
         elif running is not None:
             running.update(event.object)
+            node = self._host.store.find("nodes", None, self.name)
+            if node is not None and _is_ready(node):  # until then the node controller has the say
+                running.reconcile()
         else:
             self._take(event.object)
 
@@ -123,7 +162,7 @@ class Kubelet:
             store.create("leases", {
                 "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                 "metadata": {"name": node.name, "namespace": LEASES},
-                "spec": {"holderIdentity": node.name, "leaseDurationSeconds": LEASE_S, "renewTime": now(micro=True)},
+                "spec": {"holderIdentity": node.name, "leaseDurationSeconds": max(1, round(self._lease_s)), "renewTime": now(micro=True)},
             })  # fmt: skip
 
     def _beat(self) -> None:
@@ -157,11 +196,17 @@ class Kubelet:
             "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
             "images": [{"names": [name], "sizeBytes": 0} for name in sorted(self._host.images.all)],
             "nodeInfo": {
-                "machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": platform.release(), "osImage": "pocketkube",
+                "machineID": "", "systemUUID": "", "bootID": self._boot, "kernelVersion": platform.release(), "osImage": "pocketkube",
                 "containerRuntimeVersion": "pocketkube://1", "kubeletVersion": VERSION, "kubeProxyVersion": VERSION,
                 "operatingSystem": "linux", "architecture": _architecture(),
             },
         }  # fmt: skip
+
+
+def _is_ready(node: Object) -> bool:
+    return any(
+        c["type"] == "Ready" and c["status"] == "True" for c in (node.get("status") or {}).get("conditions") or []
+    )
 
 
 def capacity(share: int, folder: str) -> dict[str, str]:

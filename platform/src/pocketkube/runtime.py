@@ -17,6 +17,7 @@ from pocketkube.kubelet import Kubelet
 from pocketkube.pod import Pod
 from pocketkube.storage import Object
 from pocketkube.supervisor import Process, SpawnError
+from pocketkube.usage import Meter, Usage
 
 NOT_FOUND = 127  # as a shell says it
 CHUNK = 1 << 16
@@ -25,8 +26,29 @@ CHUNK = 1 << 16
 class NodeRuntime:
     """Finds the kubelet's pod for an object of the API."""
 
-    def __init__(self, kubelets: Sequence[Kubelet]) -> None:
+    def __init__(self, kubelets: Sequence[Kubelet], meter: Meter) -> None:
         self._kubelets = kubelets
+        self._meter = meter
+
+    def usage(self, obj: Object) -> Usage | None:
+        """What a pod or node uses; a node that is off tells nothing."""
+        meta = obj["metadata"]
+        if obj.get("kind") != "Node":
+            return self._meter.pod(meta["uid"])
+        running = any(kubelet.name == meta["name"] and not kubelet.off for kubelet in self._kubelets)
+        return self._meter.node(meta["name"]) if running else None
+
+    async def power(self, node: str, on: bool) -> None:
+        """Switch a node off or on. Raises NotFound."""
+        for kubelet in self._kubelets:
+            if kubelet.name == node:
+                if on:
+                    kubelet.power_on()
+                else:
+                    await kubelet.power_off()
+                return
+        known = ", ".join(kubelet.name for kubelet in self._kubelets)
+        raise NotFound(f'node "{node}" has no machine here; there are {known}', {"name": node, "kind": "nodes"})
 
     def address(self, pod: Object) -> str | None:
         """The pod's IP; None if it is not running."""
@@ -74,7 +96,7 @@ class NodeRuntime:
     def _container(self, pod: Object, name: str) -> Container:
         uid = pod["metadata"]["uid"]
         for kubelet in self._kubelets:
-            running: Pod | None = kubelet.pods.get(uid)
+            running: Pod | None = None if kubelet.off else kubelet.pods.get(uid)
             if running is not None:
                 for container in (*running.containers, *running.inits):
                     if container.name == name:

@@ -60,6 +60,7 @@ class Store:
             tuple[str, str | None, str, str], str
         ] = {}  # (namespace, uid, reason, note) -> name of its Event
         self._listeners: list[Callable[[Event], None]] = []
+        self._compacted = 0  # no watch can resume from before this version
 
     @property
     def version(self) -> str:
@@ -194,12 +195,18 @@ class Store:
             if not since.isdecimal():
                 raise BadRequest(f"invalid resource version: {since!r}")
             oldest = self._history[0].version if len(self._history) == HISTORY else 0
+            oldest = max(oldest, self._compacted)
             if int(since) < oldest - 1 or int(since) > self._version:
                 raise Expired(f"too old resource version: {since} ({max(oldest, 1)})")
             for event in self._since(int(since)):
                 subscription.take(event)
         self._watchers.add(subscription)
         return subscription
+
+    def compact(self) -> None:
+        """Forget the history: a watch that resumes from before now is told 410, as after a compaction of etcd."""
+        self._history.clear()
+        self._compacted = self._version + 1
 
     async def watch(
         self, resource: str, namespace: str | None = None, since: str | None = None

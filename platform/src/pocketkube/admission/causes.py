@@ -14,6 +14,7 @@ SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z
 QUALIFIED = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"(?!\d+$)(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i)?")
 DNS_1123 = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
     "and must start and end with an alphanumeric character"
@@ -82,6 +83,12 @@ def amount(value: Json, path: str) -> Iterable[Cause]:
         yield invalid(path, value, "a valid percent string must be a numeric string followed by an ending '%'")
     elif isinstance(value, int) and value < 0:
         yield invalid(path, value, "must be greater than or equal to 0")
+
+
+def quantity(value: Json, path: str) -> Iterable[Cause]:
+    """An amount of a resource."""
+    if not _QUANTITY.fullmatch(str(value)) or str(value).startswith("-"):
+        yield invalid(path, value, "must be a quantity greater than or equal to 0")
 
 
 def positive(spec: Mapping[str, Json], path: str, *names: str) -> Iterable[Cause]:

@@ -181,6 +181,24 @@ def _endpoints(obj: Object) -> None:
             port.setdefault("protocol", "TCP")
 
 
+def _autoscaler(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    spec["minReplicas"] = 1 if spec.get("minReplicas") is None else spec["minReplicas"]
+    if not spec.get("metrics"):
+        target = {"type": "Utilization", "averageUtilization": 80}
+        spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
+    behavior = spec.get("behavior")
+    if not isinstance(behavior, dict):
+        return
+    percent = {"type": "Percent", "value": 100, "periodSeconds": 15}
+    pods = {"type": "Pods", "value": 4, "periodSeconds": 15}
+    for direction, usual in (
+        ("scaleUp", {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [pods, percent]}),
+        ("scaleDown", {"selectPolicy": "Max", "policies": [dict(percent)]}),
+    ):
+        behavior[direction] = {**usual, **(behavior.get(direction) or {})}
+
+
 def _network_chaos(obj: Object) -> None:
     obj.setdefault("spec", {}).setdefault("direction", "to")
 
@@ -189,4 +207,5 @@ _BY_KIND: dict[str, Callable[[Object], None]] = {
     "Namespace": _namespace, "Pod": _pod, "Deployment": _deployment, "ReplicaSet": _replica_set,
     "StatefulSet": _stateful_set, "Service": _service, "PersistentVolumeClaim": _claim, "Secret": _secret,
     "EndpointSlice": _slice, "Endpoints": _endpoints, "NetworkChaos": _network_chaos,
+    "HorizontalPodAutoscaler": _autoscaler,
 }  # fmt: skip

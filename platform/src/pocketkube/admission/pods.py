@@ -6,10 +6,20 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pocketkube.admission.causes import DNS_1123, LABEL, Cause, invalid, labels, port, positive, required, unsupported
+from pocketkube.admission.causes import (
+    DNS_1123,
+    LABEL,
+    Cause,
+    invalid,
+    labels,
+    port,
+    positive,
+    quantity,
+    required,
+    unsupported,
+)
 
 Json = Any
-_QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i)?")
 _ENV = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _FIELDS = frozenset({"metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
                      "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs"})  # fmt: skip
@@ -92,10 +102,7 @@ def _container(container: Mapping[str, Json], path: str, volumes: set[Json]) -> 
     resources = container.get("resources") or {}
     for which in ("limits", "requests"):
         for name, amount in (resources.get(which) or {}).items():
-            if not _QUANTITY.fullmatch(str(amount)) or str(amount).startswith("-"):
-                yield invalid(
-                    f"{path}.resources.{which}.{name}", amount, "must be a quantity greater than or equal to 0"
-                )
+            yield from quantity(amount, f"{path}.resources.{which}.{name}")
     for name in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(name) is not None:
             yield from _probe(container[name], f"{path}.{name}", names, name != "readinessProbe")

@@ -19,6 +19,7 @@ from pocketkube.admission.causes import (
     labels,
     port,
     positive,
+    quantity,
     required,
     selector,
     unsupported,
@@ -45,7 +46,12 @@ def _metadata(kind: str, meta: Mapping[str, Json]) -> Iterable[Cause]:
     if not name and not meta.get("generateName"):
         yield required("metadata.name", "name or generateName is required")
     pattern, most = (LABEL, 63) if kind in ("Service", "Namespace") else (SUBDOMAIN, 253)
-    if name and (len(name) > most or not pattern.fullmatch(name)) and not kind.startswith("Role") and kind != "Event":
+    if (
+        name
+        and (len(name) > most or not pattern.fullmatch(name))
+        and not kind.removeprefix("Cluster").startswith("Role")
+        and kind != "Event"
+    ):
         yield invalid("metadata.name", name, DNS_1123)
     yield from labels(meta.get("labels"), "metadata.labels")
     for key in meta.get("annotations") or {}:
@@ -189,6 +195,59 @@ def _claim(obj: Object) -> list[Cause]:
     return causes
 
 
+def _autoscaler(obj: Object) -> list[Cause]:
+    spec = obj["spec"]
+    causes: list[Cause] = []
+    target, least, most = spec.get("scaleTargetRef") or {}, spec["minReplicas"], spec.get("maxReplicas") or 0
+    causes += [required(f"spec.scaleTargetRef.{name}") for name in ("kind", "name") if not target.get(name)]
+    if least < 1:
+        causes.append(invalid("spec.minReplicas", least, "must be greater than or equal to 1"))
+    if most < 1:
+        causes.append(invalid("spec.maxReplicas", most, "must be greater than 0"))
+    elif most < least:
+        causes.append(invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`"))
+    for n, metric in enumerate(spec["metrics"]):
+        causes += _metric(metric, f"spec.metrics[{n}]")
+    for direction in ("scaleUp", "scaleDown") if spec.get("behavior") else ():
+        causes += _scaling_rules(spec["behavior"][direction], f"spec.behavior.{direction}")
+    return causes
+
+
+def _metric(metric: Mapping[str, Json], path: str) -> Iterable[Cause]:
+    if metric.get("type") != "Resource":
+        yield unsupported(f"{path}.type", metric.get("type"), ("Resource",))
+        return
+    resource = metric.get("resource") or {}
+    if resource.get("name") not in ("cpu", "memory"):
+        yield unsupported(f"{path}.resource.name", resource.get("name"), ("cpu", "memory"))
+    target, at = resource.get("target") or {}, f"{path}.resource.target"
+    if target.get("type") == "Utilization":
+        if not isinstance(target.get("averageUtilization"), int) or target["averageUtilization"] < 1:
+            yield invalid(f"{at}.averageUtilization", target.get("averageUtilization"), "must be greater than 0")
+    elif target.get("type") == "AverageValue":
+        yield from quantity(target.get("averageValue"), f"{at}.averageValue")
+    else:
+        yield unsupported(f"{at}.type", target.get("type"), ("Utilization", "AverageValue"))
+
+
+def _scaling_rules(rules: Mapping[str, Json], path: str) -> Iterable[Cause]:
+    window = rules.get("stabilizationWindowSeconds")
+    if window is not None and not 0 <= window <= 3600:
+        yield invalid(f"{path}.stabilizationWindowSeconds", window, "must be between 0 and 3600")
+    if rules["selectPolicy"] not in ("Max", "Min", "Disabled"):
+        yield unsupported(f"{path}.selectPolicy", rules["selectPolicy"], ("Max", "Min", "Disabled"))
+    if not rules["policies"]:
+        yield required(f"{path}.policies", "must specify at least one Policy")
+    for n, policy in enumerate(rules["policies"]):
+        at = f"{path}.policies[{n}]"
+        if policy.get("type") not in ("Pods", "Percent"):
+            yield unsupported(f"{at}.type", policy.get("type"), ("Pods", "Percent"))
+        if not isinstance(policy.get("value"), int) or policy["value"] < 1:
+            yield invalid(f"{at}.value", policy.get("value"), "must be greater than zero")
+        if not isinstance(policy.get("periodSeconds"), int) or not 1 <= policy["periodSeconds"] <= 1800:
+            yield invalid(f"{at}.periodSeconds", policy.get("periodSeconds"), "must be between 1 and 1800")
+
+
 _MODES = ("all", "one", "fixed", "fixed-percent", "random-max-percent")
 _DURATION = re.compile(r"(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
 
@@ -233,4 +292,5 @@ def _network_chaos(obj: Object) -> list[Cause]:
 _BY_KIND: dict[str, Callable[[Object], list[Cause]]] = {
     "Pod": _pod, "Deployment": _deployment, "ReplicaSet": _workload, "StatefulSet": _stateful_set, "Service": _service,
     "PodDisruptionBudget": _budget, "EndpointSlice": _slice, "PersistentVolumeClaim": _claim, "NetworkChaos": _network_chaos,
+    "HorizontalPodAutoscaler": _autoscaler,
 }  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from pocketkube.api.wire import ASGIApp
 from pocketkube.certificates import Identity
 
+BACKLOG = 256
 IDLE_S = 120  # longer than clients keep a connection in their pools
 
 
@@ -28,16 +29,55 @@ class Listener(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all connections; those whose client does not answer TLS's goodbye are cut."""
         await super().shutdown(sockets)
+        self.cut()
+        await asyncio.sleep(0)
+
+    def cut(self) -> None:
+        """Break all connections off."""
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:
                 transport.abort()
-        await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Nothing is captured."""
         yield
+
+
+class Serving:
+    """The API at its address; it can go away for a while, and the rest of the cluster goes on."""
+
+    def __init__(self, app: ASGIApp, identity: Identity, bound: socket.socket, compact: Callable[[], None]) -> None:
+        self._app, self._identity, self._bound, self._compact = app, identity, bound, compact
+        self._server = listener(app, identity)
+        self._down_s: float | None = None
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        while True:
+            await self._server.serve(sockets=[self._bound.dup()])
+            if self._down_s is None:
+                return
+            self._bound.shutdown(
+                socket.SHUT_RDWR
+            )  # still bound, so the address stays ours, but who connects is refused
+            await asyncio.sleep(self._down_s)
+            self._down_s, self._server = None, listener(self._app, self._identity)
+            self._bound.listen(BACKLOG)
+
+    def restart(self, down_s: float, compact: bool) -> None:
+        """Cut all connections, be away for so long, and come back; with `compact` no watch can resume where it was."""
+        if self._down_s is None and not self._server.should_exit:
+            self._down_s = down_s
+            self._server.cut()
+            self._server.should_exit = True
+            if compact:
+                self._compact()
+
+    def stop(self) -> None:
+        """Serve no more."""
+        self._down_s, self._server.should_exit = None, True
 
 
 def listener(app: ASGIApp, identity: Identity, host: str = "127.0.0.1", port: int = 0) -> Listener:

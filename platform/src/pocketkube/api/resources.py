@@ -84,7 +84,7 @@ class Table:
                 continue
             entries.append({"name": r.plural, "singularName": r.kind.lower(), "namespaced": r.namespaced,
                             "kind": r.kind, "verbs": list(r.verbs), "shortNames": list(r.short),
-                            "categories": ["all"] if r.plural in _ALL else []})  # fmt: skip
+                            "categories": ["all"] if (r.group, r.plural) in _ALL else []})  # fmt: skip
             for name, verbs in r.subresources.items():
                 of_group, of_version, kind = _SUBKINDS.get(name, (r.group, r.version, r.kind))
                 entries.append({"name": f"{r.plural}/{name}", "singularName": "", "namespaced": r.namespaced,
@@ -113,7 +113,8 @@ class Table:
         return {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}
 
 
-_ALL = frozenset({"pods", "services", "deployments", "replicasets", "statefulsets"})
+_ALL = frozenset({("", "pods"), ("", "services"), ("apps", "deployments"), ("apps", "replicasets"), ("apps", "statefulsets"),
+                  ("autoscaling", "horizontalpodautoscalers")})  # fmt: skip
 
 
 def _discovered(r: Resource) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _discovered(r: Resource) -> dict[str, Any]:
     return {
         "resource": r.plural, "responseKind": kind(*own), "scope": "Namespaced" if r.namespaced else "Cluster",
         "singularResource": r.kind.lower(), "verbs": list(r.verbs), "shortNames": list(r.short),
-        "categories": ["all"] if r.plural in _ALL else [],
+        "categories": ["all"] if (r.group, r.plural) in _ALL else [],
         "subresources": [{"subresource": name, "responseKind": kind(*_SUBKINDS.get(name, own)), "verbs": list(verbs)}
                          for name, verbs in r.subresources.items()],
     }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from pocketkube.storage import Object
+from pocketkube.usage import Usage
 
 
 class Reader(Protocol):
@@ -61,6 +62,12 @@ class Runtime(Protocol):
 
     def service_address(self, service: Object) -> str | None:
         """The Service's address as this process reaches it."""
+
+    def usage(self, obj: Object) -> Usage | None:
+        """What a pod or node uses; None while that is not known."""
+
+    async def power(self, node: str, on: bool) -> None:
+        """Switch a node off or on."""
 
     def logs(
         self, pod: Object, container: str, *, follow: bool, tail: int | None, since_s: int | None, previous: bool,

@@ -6,16 +6,16 @@ import hmac
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pocketkube.admission import Admission
-from pocketkube.api import access, eviction, execute, logs, openapi, proxy, reads, scale
+from pocketkube.api import access, debug, eviction, execute, logs, metrics, openapi, proxy, reads, scale
 from pocketkube.api.call import Call, parse
 from pocketkube.api.resources import Table, load
 from pocketkube.api.runtime import Runtime
 from pocketkube.api.wire import (
     JSON,
     Answer,
-    ASGIApp,
     Receive,
     Reply,
     Scope,
@@ -39,7 +39,7 @@ _HEALTH = frozenset({"/healthz", "/readyz", "/livez"})
 
 def application(
     store: Store, token: str, runtime: Runtime, *, version: str, allocate_cluster_ip: Callable[[Object], str]
-) -> ASGIApp:
+) -> Api:
     """The API over `store`, for the bearer of `token`; makes the namespaces that every cluster has."""
     api = Api(store, token, runtime, version, Admission(store, allocate_cluster_ip))
     for name in NAMESPACES:
@@ -55,6 +55,7 @@ class Api:
 
     def __init__(self, store: Store, token: str, runtime: Runtime, version: str, admission: Admission) -> None:
         self.admission = admission
+        self.restart: debug.Restart | None = None  # set by whoever can
         self._store = store
         self._expected = f"Bearer {token}".encode()
         self._runtime = runtime
@@ -92,6 +93,9 @@ class Api:
             return Reply(b"ok", content_type="text/plain; charset=utf-8")
         self._authorize(headers)
         method = scope["method"]
+        if path.startswith(debug.PREFIX):
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+            return await debug.answer(self.admission, self._runtime, self.restart, method, path, query)
         if method == "GET" and (fixed := self._discovery(path, headers.get("accept", ""))) is not None:
             return fixed
         body = b"" if method == "GET" else await read_body(receive)
@@ -106,6 +110,8 @@ class Api:
     async def _serve(self, call: Call, query: bytes, headers: Mapping[str, str]) -> Answer:
         if call.resource.plural == "selfsubjectaccessreviews":
             return access.review(self._table, call)
+        if call.resource.group == metrics.GROUP:
+            return metrics.metrics(self._store, self._runtime, self._table, call)
         match call.subresource:
             case "log":
                 return await logs.logs(self._store, self._runtime, call)
@@ -156,11 +162,9 @@ class Api:
             raise Unauthorized("Unauthorized")
 
     def _discovery(self, path: str, accept: str) -> Answer | None:
-        """/version, discovery and debug documents; None if the path is something else."""
+        """/version and discovery; None if the path is something else."""
         if path in ("/api", "/apis") and "APIGroupDiscoveryList" in accept and "v=v2;" in accept + ";":
             return reply(self._table.aggregated(path == "/api"), content_type=_AGGREGATED)
-        if path == "/debug/unenforced":
-            return reply({"unenforced": self.admission.unenforced})
         return self._documents.get(path.rstrip("/"))
 
     def _fixed(self) -> dict[str, Reply]:

@@ -205,6 +205,26 @@ def _role(binding: Object) -> str:
     return f"{_at('roleRef.kind')(binding)}/{_at('roleRef.name')(binding)}"
 
 
+def _controller(obj: Object) -> str:
+    by = next((r for r in obj["metadata"].get("ownerReferences") or [] if r.get("controller")), None)
+    return NONE if by is None else f"{by['kind'].lower()}.{by['apiVersion'].partition('/')[0]}/{by['name']}"
+
+
+def _targets(autoscaler: Object) -> str:
+    shown = []
+    for n, metric in enumerate(_at("spec.metrics", [])(autoscaler)):
+        currents = _at("status.currentMetrics", [])(autoscaler)
+        current = ((currents[n] if n < len(currents) else {}).get("resource") or {}).get("current") or {}
+        target = metric["resource"]["target"]
+        if target["type"] == "Utilization":
+            now = current.get("averageUtilization")
+            words = f"{UNKNOWN if now is None else f'{now}%'}/{target['averageUtilization']}%"
+        else:
+            words = f"{current.get('averageValue', UNKNOWN)}/{target['averageValue']}"
+        shown.append(f"{metric['resource']['name']}: {words}")
+    return _more(shown, most=2)
+
+
 def _more(items: list[str], none: str = NONE, most: int = 3) -> str:
     shown = ",".join(items[:most]) or none
     return f"{shown} + {len(items) - most} more..." if len(items) > most else shown
@@ -278,6 +298,12 @@ _COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
         Column("Ready", _at("status.readyReplicas", 0), "integer"), _AGE, *_WORKLOAD_WIDE),
     ("apps", "statefulsets"): (
         _NAME, Column("Ready", _of("status.readyReplicas", "spec.replicas")), _AGE, *_WORKLOAD_WIDE[:2]),
+    ("apps", "controllerrevisions"): (
+        _NAME, Column("Controller", _controller), Column("Revision", _at("revision", 0), "integer"), _AGE),
+    ("autoscaling", "horizontalpodautoscalers"): (
+        _NAME, Column("Reference", lambda a: f"{_at('spec.scaleTargetRef.kind')(a)}/{_at('spec.scaleTargetRef.name')(a)}"),
+        Column("Targets", _targets), Column("MinPods", _at("spec.minReplicas", "<unset>")), Column("MaxPods", _at("spec.maxReplicas")),
+        Column("Replicas", _at("status.currentReplicas", 0)), _AGE),
     ("policy", "poddisruptionbudgets"): (
         _NAME, Column("Min Available", _at("spec.minAvailable", "N/A")), Column("Max Unavailable", _at("spec.maxUnavailable", "N/A")),
         Column("Allowed Disruptions", _at("status.disruptionsAllowed", 0), "integer"), _AGE),
@@ -289,5 +315,6 @@ _COLUMNS: dict[tuple[str, str], tuple[Column, ...]] = {
     ("coordination.k8s.io", "leases"): (_NAME, Column("Holder", _at("spec.holderIdentity", "")), _AGE),
     ("networking.k8s.io", "networkpolicies"): (_NAME, Column("Pod-Selector", _labels("spec.podSelector.matchLabels")), _AGE),
     ("rbac.authorization.k8s.io", "rolebindings"): (_NAME, Column("Role", _role), _AGE),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): (_NAME, Column("Role", _role), _AGE),
     ("chaos-mesh.org", "networkchaos"): (_NAME, Column("Action", _at("spec.action")), Column("Duration", _at("spec.duration", "")), _AGE),
 }  # fmt: skip

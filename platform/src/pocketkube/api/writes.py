@@ -28,6 +28,7 @@ _STATUS: dict[str, dict[str, int]] = {
         ("currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"), 0
     ),
     "replicasets": {"replicas": 0},
+    "horizontalpodautoscalers": {"desiredReplicas": 0},
     "statefulsets": {"replicas": 0, "availableReplicas": 0},
 }
 _SYSTEM = (

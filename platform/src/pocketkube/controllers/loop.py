@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable
 
+from pocketkube.controllers.autoscaler import AutoscalerController
 from pocketkube.controllers.deployment import DeploymentController
 from pocketkube.controllers.disruption import DisruptionController
 from pocketkube.controllers.endpoints import EndpointsController
@@ -19,7 +20,7 @@ from pocketkube.controllers.garbage import GarbageCollector
 from pocketkube.controllers.namespace import NamespaceController
 from pocketkube.controllers.node import NodeController
 from pocketkube.controllers.podgc import PodGarbageCollector
-from pocketkube.controllers.reconciler import Clock, Context, Key, Reconciler
+from pocketkube.controllers.reconciler import Clock, Context, Key, Reconciler, UsageOf
 from pocketkube.controllers.replicaset import ReplicaSetController
 from pocketkube.controllers.serviceaccount import ServiceAccountController
 from pocketkube.controllers.statefulset import StatefulSetController
@@ -34,12 +35,12 @@ SLICE_S = 0.004  # how long the queue is worked on before other tasks of the eve
 
 
 def default(context: Context) -> list[Reconciler]:
-    """All controllers; a new kind (jobs, daemonsets, autoscaling) is one line here."""
+    """All controllers; a new kind (jobs, daemonsets) is one line here."""
     return [
         NamespaceController(context), ServiceAccountController(context), NodeController(context), Scheduler(context),
         ReplicaSetController(context), DeploymentController(context), StatefulSetController(context), VolumeClaimController(context),
         EndpointSliceController(context), EndpointsController(context), DisruptionController(context),
-        TaintEvictionController(context), PodGarbageCollector(context), GarbageCollector(context),
+        TaintEvictionController(context), PodGarbageCollector(context), GarbageCollector(context), AutoscalerController(context),
     ]  # fmt: skip
 
 
@@ -47,8 +48,9 @@ class Controllers:
     """All controllers over one store; `run` until cancelled."""
 
     def __init__(self, store: Store, *, clock: Clock = time.time, node_grace_s: float = 4.0, resync_s: float = 30.0,
+                 autoscaler_sync_s: float = 15.0, usage: UsageOf = lambda uid: None,
                  backoff_s: float = 0.01, backoff_max_s: float = 5.0, reconcilers: Iterable[Reconciler] | None = None) -> None:  # fmt: skip
-        context = Context(store, clock, node_grace_s)
+        context = Context(store, clock, node_grace_s, autoscaler_sync_s, usage)
         self._reconcilers = list(default(context) if reconcilers is None else reconcilers)
         self._resync_s = resync_s
         self._backoff_s, self._backoff_max_s = backoff_s, backoff_max_s

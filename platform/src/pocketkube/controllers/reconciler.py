@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pocketkube.storage import Event, Store
+from pocketkube.usage import Usage
 
 Key = tuple[str, str]  # namespace ("" for cluster-wide kinds) and name
 Clock = Callable[[], float]  # Unix seconds
+UsageOf = Callable[[str], Usage | None]  # by uid of the pod
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Context:
     store: Store
     clock: Clock = time.time
     node_grace_s: float = 4.0
+    autoscaler_sync_s: float = 15.0
+    usage: UsageOf = lambda uid: None
 
 
 class Reconciler(Protocol):

@@ -24,8 +24,9 @@ from pocketkube.api.resources import Table, load
 from pocketkube.api.runtime import ExecSession, Reader, Writer
 from pocketkube.api.server import Api, application
 from pocketkube.api.wire import Receive, Scope, Send
-from pocketkube.errors import ApiError, BadRequest
+from pocketkube.errors import ApiError, BadRequest, NotFound
 from pocketkube.storage import Object, Store, clone
+from pocketkube.usage import Usage
 
 KUBECTL = Path(sys.executable).with_name("kubectl")
 
@@ -68,9 +69,22 @@ class Nodes:
         self.addresses: dict[str, str] = {}
         self.lines: dict[str, list[bytes]] = {}
         self.sessions: list[Process] = []
+        self.usages: dict[str, Usage] = {}
+        self.off: set[str] = set()
 
     def address(self, pod: Object) -> str | None:
         return self.addresses.get(pod["metadata"]["name"])
+
+    def service_address(self, service: Object) -> str | None:
+        return self.addresses.get(service["metadata"]["name"])
+
+    def usage(self, obj: Object) -> Usage | None:
+        return self.usages.get(obj["metadata"]["name"])
+
+    async def power(self, node: str, on: bool) -> None:
+        if node == "absent":
+            raise NotFound(f'node "{node}" has no machine here')
+        (self.off.discard if on else self.off.add)(node)
 
     async def logs(
         self, pod: Object, container: str, *, follow: bool, tail: int | None, since_s: int | None, previous: bool,
