@@ -84,6 +84,7 @@ def observed(
         slos=measured, usual=usual, silent=[name for name in OBSERVERS if not seen_by.get(name)], gaps=gaps,
         recovered_s=recovered_s(evidence, journeys, windows, bool(gaps)),
         recovery_deadline_s=tested.recovery_deadline_s,
+        undo_left=[e.get("error") or e["action"] for e in evidence["undo"]["entries"] if e["state"] != "done"],
         undo_pending=evidence["undo"]["pending"], undo_observed=_undo_observed(evidence),
         invariants=[_invariant(i) for i in invariants], invariants_wanted=tested.invariants,
         stopped=(stopped["why"], stopped["hint"]) if (stopped := evidence.get("stopped")) else None,

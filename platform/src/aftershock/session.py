@@ -186,6 +186,9 @@ class Session:
 
     def steady(self, phase: Literal["before", "after"]) -> None:
         """Run the steady-state probes. Raises Stopped if they do not hold before the fault: nothing could be blamed on it."""
+        if phase == "after" and not self.cluster.answers():
+            self.steady_seen[phase] = (None, "not looked at, since the API server does not answer")
+            return
         ended, failed = self._load.served if self._load else (0, 0)
         for probe in self.experiment.hypothesis:
             self.chaos.execute(probe, phase, PROBE_S)
@@ -317,7 +320,9 @@ class Session:
         """Undo entries; for those that failed before a short try is enough, since the watchdog and `aftershock undo` come after it."""
         first, again = ([e for e in entries if e.state == state] for state in ("pending", "failed"))
         done = self.journal.undo(self.cluster, first, silent_s=silent_s)
-        return [*done, *self.journal.undo(self.cluster, again, BRIEFLY_S, silent_s=silent_s)]
+        if again and self.cluster.answers():
+            done += self.journal.undo(self.cluster, again, BRIEFLY_S, silent_s=silent_s)
+        return done
 
     def _let_go(self) -> None:
         """Let the leases go, unless something is not undone: then the watchdog keeps them while it tries, and marks them."""

@@ -76,7 +76,13 @@ class Entry:
 
     def evidence(self) -> dict[str, Any]:
         """As in `evidence.json`."""
-        return {"id": self.id, "action": self.action, "state": self.state, "time_us": self.changed_us}
+        return {
+            "id": self.id,
+            "action": self.action,
+            "state": self.state,
+            "time_us": self.changed_us,
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class Observed:
     undo_observed: bool
     invariants: Sequence[InvariantResult]
     invariants_wanted: Sequence[str]
+    undo_left: Sequence[str] = ()  # what is not undone, each with the reason
     stopped: tuple[str, str | None] | None = None  # why the run ended before its time, and a hint
     blind: frozenset[str] = frozenset()  # windows in which the cluster itself could not be seen for long
     refusals: Sequence[Finding] = field(default_factory=tuple)
@@ -314,7 +315,10 @@ def _recovery(seen: Observed, proven: bool) -> Finding:
 
 def _undo(seen: Observed) -> Finding:
     if seen.undo_pending:
-        return _no("undo", f"{seen.undo_pending} fault(s) are not undone", "run `aftershock undo`")
+        what = f": {'; '.join(seen.undo_left[:3])}" if seen.undo_left else ""
+        return _no("undo", f"{seen.undo_pending} fault(s) are not undone{what}",
+                   "put right what kept it (an API server that answers, fresh credentials, a node that is back), then run"
+                   " `aftershock undo`; until then no run starts here")  # fmt: skip
     if not seen.undo_observed:
         return _no(
             "undo", "the undo was not observed to have worked", "look at the cluster, then run `aftershock undo`"

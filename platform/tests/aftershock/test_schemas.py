@@ -129,7 +129,7 @@ def test_every_key_is_required_but_the_named_ones_and_no_other_is_allowed(name: 
             )
             if accepted(name, changed(value, at, lambda v: {**v, "surplus": 1})):
                 open_.add(at)
-    assert optional <= {"own", "refused", "stopped", "model_trouble"}
+    assert optional <= {"own", "refused", "stopped", "error", "model_trouble"}
     assert open_ == set()
 
 

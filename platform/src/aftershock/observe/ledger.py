@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from aftershock.cluster import Cluster
-from aftershock.errors import ClusterError, FolderError
+from aftershock.errors import ClusterError, ClusterUnreachable, FolderError
 from aftershock.folder import RunFolder
 
 PAGE, PAGES_MAX = 5_000, 400
 TIMEOUT_S = 10.0
 POLL_S = 0.4
+SILENT_S = 3.0  # an API server that answers nothing for so long will not be waited for
 OPEN_STATES = frozenset({"pending", "paid"})
 KINDS = frozenset({"order", "payment", "shipment", "stock", "end"})
 Line = dict[str, Any]
@@ -73,15 +74,18 @@ class Ledger:
         raise ClusterError(f"the ledger has more than {PAGES_MAX} pages")
 
     def settle(self, since_us: int, deadline_s: float) -> Settled:
-        """Read until no order is pending, or paid and not shipped; at the deadline what there is."""
-        ends = time.monotonic() + deadline_s
+        """Read until no order is pending, or paid and not shipped; at the deadline, or before an API server that is gone, what there is."""
+        ends, silent_s = time.monotonic() + deadline_s, 0.0
         lines: list[Line] | None = None
         while True:
-            error = None
+            error, asked = None, time.monotonic()
             try:
-                lines = self.read(since_us, max(0.5, min(TIMEOUT_S, ends - time.monotonic())))
+                lines = self.read(since_us, max(0.5, min(TIMEOUT_S, ends - asked)))
             except ClusterError as failure:
                 error = str(failure)
+                silent_s += time.monotonic() - asked + POLL_S if isinstance(failure, ClusterUnreachable) else -silent_s
+                if silent_s > SILENT_S:
+                    return Settled(lines, False, error)
             if error is None and lines is not None and not open_orders(lines):
                 return Settled(lines, True, None)
             if time.monotonic() + POLL_S >= ends:
@@ -101,7 +105,7 @@ class Ledger:
 
     def _token(self) -> str:
         path = f"/api/v1/namespaces/{quote(self._namespace)}/secrets/{quote(self._secret)}"
-        data = self._cluster.request("GET", path).get("data") or {}
+        data = self._cluster.request("GET", path, timeout_s=SILENT_S).get("data") or {}
         try:
             return base64.b64decode(data[self._key], validate=True).decode("ascii").strip()
         except (KeyError, ValueError, binascii.Error):
