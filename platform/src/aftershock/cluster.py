@@ -335,6 +335,15 @@ class Cluster:
             return False
         return True
 
+    def wire(self) -> tuple[str, int, ssl.SSLContext | None, dict[str, str]]:
+        """For a connection that is no request (a port-forward): host and port of the API server, TLS, and headers with credentials."""
+        url = urlsplit(self._access.server)
+        with self._lock:
+            headers = dict(self._credentials())
+        secure = url.scheme == "https"
+        context = self._pool.connection_pool_kw.get("ssl_context") if secure else None
+        return url.hostname or "", url.port or (443 if secure else 80), context, headers
+
     def service_url(self, namespace: str, service: str, port: str | int) -> str:
         """Where a load generator on this machine reaches a Service. Raises ClusterError with a hint if nowhere."""
         from aftershock.observe.reach import service_url

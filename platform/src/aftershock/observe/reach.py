@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from aftershock.errors import ClusterError, ClusterUnreachable
+from aftershock.errors import ClusterError, ClusterUnreachable, Forbidden
 from aftershock.slo import Interval
 
 if TYPE_CHECKING:
@@ -86,9 +86,14 @@ def measure_latency(
     """
     url = urlsplit(service_url(cluster, namespace, service, port))
     assert url.hostname, "service_url gives a host"
+    return timed(url.hostname, url.port or 80, path, tries, timeout_s)
+
+
+def timed(host: str, port: int, path: str, tries: int, timeout_s: float) -> Reached:
+    """Time `tries` GETs, each on a new connection."""
     times, errors = [], []
     for _ in range(tries):
-        connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=timeout_s)
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
         begun = time.perf_counter()
         try:
             connection.request("GET", path)
@@ -101,37 +106,63 @@ def measure_latency(
     return Reached(tuple(sorted(times)), tuple(errors))
 
 
-def service_url(cluster: Cluster, namespace: str, service: str, port: str | int) -> str:
-    """Where this machine reaches a Service, tried out: its own address on pocketkube, else a load balancer, NodePort or ingress.
+@dataclass(frozen=True)
+class Way:
+    """How a Service is reached; `honest` is False where the way itself may be what is slow or breaks."""
 
-    Raises NotFound, ClusterError with a hint if there is no way that carries load honestly.
+    url: str
+    kind: str  # cluster-ip | load-balancer | node-port | ingress | port-forward | inside
+    text: str
+    honest: bool = True
+
+
+def service_url(cluster: Cluster, namespace: str, service: str, port: str | int) -> str:
+    """Where this machine reaches a Service. Raises NotFound, ClusterError with a hint if there is no way that carries load honestly."""
+    return way_to(cluster, namespace, service, port).url
+
+
+def way_to(cluster: Cluster, namespace: str, service: str, port: str | int) -> Way:
+    """How this machine reaches a Service, tried out: its own address on pocketkube, else a load balancer, NodePort or ingress.
+
+    Raises NotFound, ClusterUnreachable if there is none of these (a port-forward may be left), ClusterError.
     """
-    found = cluster.request("GET", f"/api/v1/namespaces/{namespace}/services/{service}")
-    spec = found["spec"]
-    entry = next((p for p in spec.get("ports") or [] if port in (p.get("name"), p["port"])), None)
-    if entry is None:
-        names = ", ".join(str(p.get("name") or p["port"]) for p in spec.get("ports") or [])
-        raise ClusterError(f"Service {namespace}/{service} has no port {port}", hint=f"its ports: {names}")
-    address = str(spec.get("clusterIP") or "")
+    found, entry = described(cluster, namespace, service, port)
+    address = str(found["spec"].get("clusterIP") or "")
     if cluster.identity.kind == "pocket":
         if address in ("", "None"):
             raise ClusterError(f"Service {namespace}/{service} has no address", hint="give it a clusterIP")
-        return f"http://{_host(address)}:{entry['port']}"
+        return Way(f"http://{_host(address)}:{entry['port']}", "cluster-ip", "the Service's own address")
     tried = []
-    for host, number in _ways(cluster, found, entry):
+    for kind, host, number in _ways(cluster, found, entry):
         if _answers(host, number):
-            return f"http://{_host(host)}:{number}"
+            return Way(f"http://{_host(host)}:{number}", kind, f"{_KINDS[kind]} {host}:{number}")
         tried.append(f"{host}:{number}")
     raise ClusterUnreachable(
         f"Service {namespace}/{service} cannot be reached from here (tried: {', '.join(tried) or 'nothing to try'})",
-        hint="make it a NodePort or LoadBalancer Service; a port-forward is no honest way for load",
+        hint="make it a NodePort or LoadBalancer Service, or run the load inside: --load-on cluster",
     )
 
 
-def _ways(cluster: Cluster, service: Mapping[str, Any], port: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+_KINDS = {"load-balancer": "load balancer", "node-port": "NodePort", "ingress": "Ingress"}
+
+
+def described(
+    cluster: Cluster, namespace: str, service: str, port: str | int
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A Service and its port, by name or number. Raises NotFound, ClusterError."""
+    found = cluster.request("GET", f"/api/v1/namespaces/{namespace}/services/{service}")
+    ports = found["spec"].get("ports") or []
+    entry = next((p for p in ports if port in (p.get("name"), p["port"])), None)
+    if entry is None:
+        names = ", ".join(str(p.get("name") or p["port"]) for p in ports)
+        raise ClusterError(f"Service {namespace}/{service} has no port {port}", hint=f"its ports: {names}")
+    return found, entry
+
+
+def _ways(cluster: Cluster, service: Mapping[str, Any], port: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
     meta = service["metadata"]
     for ingress in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []:
-        yield str(ingress.get("ip") or ingress.get("hostname")), int(port["port"])
+        yield "load-balancer", str(ingress.get("ip") or ingress.get("hostname")), int(port["port"])
     if port.get("nodePort"):
         hosts = [urlsplit(cluster.server).hostname or ""]  # where nodes are forwarded to, if they are
         try:
@@ -142,15 +173,23 @@ def _ways(cluster: Cluster, service: Mapping[str, Any], port: Mapping[str, Any])
         addresses = [a for node in nodes for a in (node.get("status") or {}).get("addresses") or []]
         hosts += [a["address"] for kind in wanted for a in addresses if a.get("type") == kind]
         for host in dict.fromkeys(hosts):
-            yield host, int(port["nodePort"])
+            yield "node-port", host, int(port["nodePort"])
     if cluster.served("networking.k8s.io/v1", "Ingress") is None:
         return
-    for ingress in cluster.list(f"/apis/networking.k8s.io/v1/namespaces/{meta['namespace']}/ingresses"):
+    try:
+        ingresses = cluster.list(f"/apis/networking.k8s.io/v1/namespaces/{meta['namespace']}/ingresses")
+    except Forbidden:
+        return
+    for ingress in ingresses:
+        balancers = ((ingress.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
+        entrances = [str(b.get("ip") or b.get("hostname")) for b in balancers]
         for rule in (ingress.get("spec") or {}).get("rules") or []:
             for way in (rule.get("http") or {}).get("paths") or []:
                 backend = (way.get("backend") or {}).get("service") or {}
-                if backend.get("name") == meta["name"] and way.get("path", "/") == "/" and rule.get("host"):
-                    yield str(rule["host"]), 80
+                if backend.get("name") == meta["name"] and way.get("path", "/") == "/":
+                    # A rule for a host wants to be asked by that name; one without takes every name.
+                    for host in [str(rule["host"])] if rule.get("host") else entrances:
+                        yield "ingress", host, 80
 
 
 def _answers(host: str, port: int) -> bool:
