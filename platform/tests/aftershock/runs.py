@@ -229,7 +229,7 @@ def refused(files: Json) -> None:
     hint = "label the namespace aftershock.dev/chaos=allowed"
     files["verdict.json"] |= {
         "verdict": "INCONCLUSIVE", "slos": [], "recovery": {"deadline_s": 15, "recovered_s": None},
-        "findings": [finding(1, "refused", "INCONCLUSIVE", "namespace shop is not labelled for chaos", [], hint)],
+        "findings": [finding(1, "preflight", "INCONCLUSIVE", "namespace shop is not labelled for chaos", [], hint)],
     }  # fmt: skip
 
 
