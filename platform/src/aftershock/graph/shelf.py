@@ -20,7 +20,7 @@ from aftershock.graph.lock import WriterLock
 from aftershock.graph.rows import Rows
 
 RUNS_A_FILE = 24  # 11 MB of log, replayed in half a second when it is opened; packed 7 MB
-ROWS_A_FILE = 100_000  # of a file that is filled at once: a second of work, 200 MB while it is made, 6 MB on disk
+ROWS_A_FILE = 200_000  # of a file that is filled at once: two seconds of work, 700 MB while it is made, 8 MB on disk
 MAKING = ".making"
 ALL = 1_000_000
 
