@@ -10,10 +10,10 @@ PYTHONS := platform benchmarks scenarios
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-k8s test-servers image check format lock clean
+.PHONY: help setup demo test test-demo test-k8s test-servers image image-size check format lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1	\2/' | expand -t 16
 
 setup: $(READY) ## make .venv with exactly what requirements.lock names
 
@@ -44,6 +44,12 @@ test-k8s: $(READY) ## the same experiments on the Kubernetes cluster of KUBECONF
 
 test-servers: $(READY) ## the graph on the Neo4j of NEO4J_URI, the model on the Ollama of OLLAMA_HOST
 	$(BIN)/pytest -q -m servers platform/tests
+
+image: ## the images for a real cluster: shop, database, runner (ARCHIVES=DIR writes them there as well)
+	$(PYTHON) platform/images.py build $(if $(ARCHIVES),--archives $(ARCHIVES))
+
+image-size: ## the shop's image beside the same app built in one stage
+	$(PYTHON) platform/images.py size
 
 check: $(READY) ## format, lint, types and the walls between packages
 	$(BIN)/ruff format --check $(PYTHONS)
