@@ -113,6 +113,8 @@ class Phrases:
         `joined` says that a sentence of the same section comes before it, so that a word in front may tie them together.
         """
         groups: Sequence[Mapping[str, Any]] = self.document.get("swaps", ())
+        if not groups:
+            return None
         swaps = {phrase: group["phrases"] for group in groups for phrase in group["phrases"]}
         places = "|".join(
             rf"(?:{'|'.join(group['phrases'])})(?![A-Za-z])(?={group.get('before', '')})" for group in groups
