@@ -44,5 +44,4 @@ def of_look(cluster: Cluster, namespace: str) -> Iterator[Need]:
     yield Need("get", _LEASES, "leases", namespace)
     yield Need("get", "", "services", namespace)
     if cluster.served("networking.k8s.io/v1", "Ingress"):
-        if cluster.served("networking.k8s.io/v1", "Ingress") is not None:
         yield Need("list", "networking.k8s.io", "ingresses", namespace)
