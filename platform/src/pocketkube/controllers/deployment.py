@@ -69,6 +69,7 @@ class _Step:
         self._d = deployment
         self._key = deployment["metadata"]["namespace"], deployment["metadata"]["name"]
         self._sets: list[Object] = []
+        self._templates: dict[str, Object] = {}
 
     def run(self) -> float | None:
         matches = selectors.of(self._d["spec"].get("selector"))
@@ -94,8 +95,15 @@ class _Step:
     # Which ReplicaSet is which
 
     def _new(self) -> Object | None:
-        wanted = rollout.without_hash(self._d["spec"]["template"])
-        return next((rs for rs in self._sets if rollout.without_hash(rs["spec"]["template"]) == wanted), None)
+        wanted = self._template(self._d)
+        return next((rs for rs in self._sets if self._template(rs) == wanted), None)
+
+    def _template(self, owner: Object) -> Object:
+        """To compare; a template does not change within one look."""
+        uid = owner["metadata"]["uid"]
+        if uid not in self._templates:
+            self._templates[uid] = rollout.without_hash(owner["spec"]["template"])
+        return self._templates[uid]
 
     def _old(self) -> list[Object]:
         new = self._new()

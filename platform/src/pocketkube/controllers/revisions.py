@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pocketkube.controllers import owners
-from pocketkube.controllers.rollout import template_hash
+from pocketkube.controllers.rollout import template_hash, without_hash
 from pocketkube.storage import Object, Store, clone
 
 RESOURCE = "controllerrevisions"
@@ -24,7 +24,7 @@ def current(store: Store, owner: Object, api_version: str, kind: str) -> Object:
     newest = known[-1]["revision"] if known else 0
     namespace = owner["metadata"]["namespace"]
     for revision in known:
-        if template_of(revision) == template:
+        if without_hash(template_of(revision)) == without_hash(template):
             if revision["revision"] == newest:
                 return revision
             name = revision["metadata"]["name"]

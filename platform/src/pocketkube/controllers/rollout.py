@@ -20,6 +20,12 @@ DESIRED = "deployment.kubernetes.io/desired-replicas"
 MAX = "deployment.kubernetes.io/max-replicas"
 NOT_COPIED = frozenset({"kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX,
                         "deprecated.deployment.rollback.to"})  # fmt: skip
+_FREE = frozenset(
+    {"labels", "annotations", "matchLabels", "nodeSelector"}
+)  # maps whose values are a user's, "" included
+_ZERO = frozenset(
+    {"initialDelaySeconds", "hostNetwork", "hostPID", "hostIPC", "stdin", "stdinOnce", "tty", "readOnly", "hostPort"}
+)
 _SAFE = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, so that no hash spells a word
 
 
@@ -122,14 +128,18 @@ def template_hash(template: Object, collisions: int) -> str:
 
 
 def without_hash(template: Object) -> Object:
-    """The template without its hash label and without empty fields, to compare two."""
-    labels = {k: v for k, v in ((template.get("metadata") or {}).get("labels") or {}).items() if k != HASH_LABEL}
-    meta = {
-        k: v
-        for k, v in (template.get("metadata") or {}).items()
-        if k != "creationTimestamp" and v not in (None, {}, [])
-    }
-    return {**template, "metadata": {**meta, "labels": labels}}
+    """The template without its hash label and without what Go's types leave out when it is empty, to compare two."""
+    meta = template.get("metadata") or {}
+    labels = {k: v for k, v in (meta.get("labels") or {}).items() if k != HASH_LABEL}
+    made = _plain({**template, "metadata": {k: v for k, v in meta.items() if k not in ("creationTimestamp", "labels")}})
+    return {**made, "metadata": {**made.get("metadata", {}), "labels": labels}}
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict) and name not in _FREE:
+        kept = {k: _plain(v, k) for k, v in value.items()}
+        return {k: v for k, v in kept.items() if v not in (None, "", {}, []) and (v or k not in _ZERO)}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
 def revision(obj: Object) -> int:
