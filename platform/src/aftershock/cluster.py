@@ -339,7 +339,7 @@ class Cluster:
         """For a connection that is no request (a port-forward): host and port of the API server, TLS, and headers with credentials."""
         url = urlsplit(self._access.server)
         with self._lock:
-            headers = dict(self._credentials())
+            headers = dict(self._credentials.headers())
         secure = url.scheme == "https"
         context = self._pool.connection_pool_kw.get("ssl_context") if secure else None
         return url.hostname or "", url.port or (443 if secure else 80), context, headers
