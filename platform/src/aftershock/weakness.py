@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FOLDER = Path("gitops/apps/weak")
 ACTION = "weakness"  # what the journal calls it
 ROLLOUT_S = 60.0
+STEADY_S = 4.0
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 _WORKLOADS = ("Deployment", "StatefulSet")
 _POLL_S = 0.1
@@ -99,6 +100,8 @@ def apply(
     for path, patch in changed:
         if patch["kind"] in _WORKLOADS:
             _follow(cluster, path, ends, f"{name}: {patch['metadata']['name']}", progress)
+    for namespace in sorted({p["metadata"]["namespace"] for _, p in changed if p["kind"] == "StatefulSet"}):
+        _all_ready(cluster, namespace, ends, name, progress)
 
 
 def lift(
@@ -126,6 +129,23 @@ def _follow(cluster: Cluster, path: str, ends: float, what: str, progress: Calla
         progress(f"{what} {missing}")
         if time.monotonic() > ends:
             raise DeadlineExceeded(f"{path} did not follow the weakness in time: {missing}",
+                                   hint="kubectl describe pods; the weakness is switched off again")  # fmt: skip
+        time.sleep(_POLL_S)
+
+
+def _all_ready(cluster: Cluster, namespace: str, ends: float, what: str, progress: Callable[[str], object]) -> None:
+    """Wait until every Deployment is ready and stays so: who needs what was replaced notices only by its next readiness probe."""
+    since: float | None = None
+    while True:
+        lives = cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments")
+        missing = next((f"{d['metadata']['name']} {why}" for d in lives if (why := undo.behind(d))), None)
+        now = time.monotonic()
+        since = (now if since is None else since) if missing is None else None
+        if since is not None and now - since >= STEADY_S:
+            return
+        progress(f"{what}: {missing or 'steady?'}")
+        if now > ends:
+            raise DeadlineExceeded(f"the shop did not become steady with {what} in time: {missing}",
                                    hint="kubectl describe pods; the weakness is switched off again")  # fmt: skip
         time.sleep(_POLL_S)
 
