@@ -20,16 +20,19 @@ from aftershock.errors import AftershockError, ClusterError, LoadError, Refused
 from aftershock.events import EventLog, now_us
 from aftershock.experiment import Experiment
 from aftershock.folder import RunFolder
+from aftershock.load import offer
+from aftershock.load.remote import RemoteLoad
 from aftershock.observe import clock, topology
 from aftershock.observe.collector import Collector
 from aftershock.observe.hops import Hops
 from aftershock.observe.ledger import Ledger
 from aftershock.observe.observer import Observer, ObserverReport
+from aftershock.observe.remote import RemoteReceiver
 from aftershock.observe.scrape import Scraper
 from aftershock.observe.watch import Watcher
 from aftershock.progress import Teller
 from aftershock.settings import Settings
-from aftershock.undo import Entry, UndoJournal, Undone
+from aftershock.undo import ENTRY_DEADLINE_S, Entry, Inverse, UndoJournal, Undone
 from aftershock.verdict import Finding, Outcome
 from aftershock.watchdog import Watchdog
 
@@ -60,7 +63,8 @@ class Session:
     """One run under way; a context manager."""
 
     def __init__(
-        self, experiment: Experiment, cluster: Cluster, folder: RunFolder, settings: Settings, tell: Teller, *, weak: bool
+        self, experiment: Experiment, cluster: Cluster, folder: RunFolder, settings: Settings, tell: Teller, *, weak: bool,
+        load_on: str = "runner",
     ) -> None:  # fmt: skip
         self.experiment, self.cluster, self.folder, self.settings, self.tell = (
             experiment,
@@ -80,8 +84,9 @@ class Session:
         self.stopped: Stopped | None = None
         self._stack = ExitStack()
         self._observers: list[Observer] = []
-        self._load: loads.RunningLoad | None = None
-        self._target_url: str | None = None
+        self._collector: Collector | None = None
+        self._load: loads.RunningLoad | RemoteLoad | None = None
+        self._load_on, self._offered = load_on, offer.Offered()
         self._known: dict[str, Any] = {}
         self._undone_us: int | None = None
 
@@ -141,11 +146,12 @@ class Session:
         """Start every observer; from here on a time in which one cannot see is a gap."""
         self.tell("starting observers", None)
         namespaces = self.experiment.blast_radius.namespaces
-        collector = Collector(self.cluster, self.folder, namespaces, self.scratch)
-        for inverse in collector.inverses():
-            self.journal.record(
-                self.run_id, self.cluster.identity.fingerprint, "collector", inverse, self.cluster.identity.context
-            )
+        remote = None
+        if self.cluster.identity.kind != "pocket":
+            image = self.settings.runner_image
+            remote = RemoteReceiver(self.cluster, namespaces[0], self.run_id, image, self._nodes_to_avoid())
+        self._collector = collector = Collector(self.cluster, self.folder, namespaces, self.scratch, remote=remote)
+        self._record("collector", collector.inverses())
         self._observers = [
             Watcher(self.cluster, self.log, namespaces),
             collector,
@@ -164,13 +170,13 @@ class Session:
         asked = self.experiment.load
         namespace = self.experiment.blast_radius.namespaces[0]
         try:
-            self._target_url = self.cluster.service_url(namespace, asked.service, asked.port)
-            plan = loads.LoadPlan(
-                asked.tool, asked.scenario, self._target_url, asked.rate_per_s, asked.total_s, self.experiment.seed
-            )
-            self._load = loads.start(plan, self.folder, self.scratch)
-            self._stack.callback(self._load.stop)
             self.tell(f"starting {asked.tool}", None)
+            if self._load_on == "cluster":
+                self._load = self._inside(namespace)
+            else:
+                self._offered = offer.way(self.cluster, namespace, asked, self.scratch, self._stack)
+                self._load = loads.start(self._load_plan(self._offered.url), self.folder, self.scratch)
+                self._stack.callback(self._load.stop)
             begun_us = self._load.begun_us(LOAD_BEGINS_S)
         except (ClusterError, LoadError, AftershockError) as error:
             if isinstance(error, Refused):
@@ -183,6 +189,32 @@ class Session:
             at += length
         self._write_manifest()
         self._wait_until(self.windows["warm_up"]["to_us"], "warming up")
+
+    def _load_plan(self, url: str) -> loads.LoadPlan:
+        asked = self.experiment.load
+        return loads.LoadPlan(asked.tool, asked.scenario, url, asked.rate_per_s, asked.total_s, self.experiment.seed)
+
+    def _inside(self, namespace: str) -> RemoteLoad:
+        """The load in the cluster, started; what removes it is in the journal first."""
+        asked = self.experiment.load
+        self._offered = offer.inside(namespace, asked)
+        self.watchdog.ready()
+        load = RemoteLoad(self.cluster, namespace, self._load_plan(self._offered.url), asked.service, asked.port, self.run_id,
+                                self.settings.runner_image, avoid=self._nodes_to_avoid())  # fmt: skip
+        self._record("load", load.inverses())
+        self._stack.callback(load.stop)
+        load.start(self.folder, lambda text: self.tell(text, None))
+        return load
+
+    def _nodes_to_avoid(self) -> list[str]:
+        """Nodes that are about to be broken: what measures must not be on them."""
+        assert self.plan is not None, "preflight comes first"
+        return sorted({t.name for fault in self.plan.faults for t in fault.aim.targets if t.kind == "Node"})
+
+    def _record(self, action: str, inverses: Sequence[Inverse]) -> None:
+        identity = self.cluster.identity
+        for inverse in inverses:
+            self.journal.record(self.run_id, identity.fingerprint, action, inverse, identity.context)
 
     def steady(self, phase: Literal["before", "after"]) -> None:
         """Run the steady-state probes. Raises Stopped if they do not hold before the fault: nothing could be blamed on it."""
@@ -225,7 +257,9 @@ class Session:
         self.tell("undoing", self._done())
         self._undone_us = now_us()
         left_s = max(0.0, (self.windows["recovery"]["to_us"] - now_us()) / 1e6)
-        results = self._take_back(self._pending_faults(), left_s + BRIEFLY_S)
+        # What is not back by then has missed the recovery anyway, and a run must end.
+        deadline_s = max(ENTRY_DEADLINE_S, left_s + self.experiment.recovery_deadline_s)
+        results = self._take_back(self._pending_faults(), left_s + BRIEFLY_S, deadline_s)
         for activity in self.experiment.rollbacks:
             self.chaos.execute(activity, "rollback", ROLLBACK_S)
         for result in results:
@@ -256,6 +290,11 @@ class Session:
     def store(self) -> None:
         """Write everything raw; the verdict follows from these files alone."""
         self._take_back(self._pending(), BRIEFLY_S)
+        remote = self._load if isinstance(self._load, RemoteLoad) else None
+        collector = [] if self._collector is None else self._collector.clocks
+        self._offered, self._known["clocks"] = offer.compared(
+            self.folder, self.windows, self._offered, remote, collector
+        )
         self._hops = Hops(self.folder)
         if "topology" in self._known:
             self._known["topology"]["calls"] = [list(pair) for pair in self._hops.calls]
@@ -314,12 +353,12 @@ class Session:
         return self.journal.pending(self.cluster.identity.fingerprint, self.run_id)
 
     def _pending_faults(self) -> list[Entry]:
-        return [e for e in self._pending() if e.action not in ("collector", "weakness")]
+        return [e for e in self._pending() if e.action not in ("collector", "load", "weakness")]
 
-    def _take_back(self, entries: Sequence[Entry], silent_s: float) -> list[Undone]:
+    def _take_back(self, entries: Sequence[Entry], silent_s: float, deadline_s: float | None = None) -> list[Undone]:
         """Undo entries; for those that failed before a short try is enough, since the watchdog and `aftershock undo` come after it."""
         first, again = ([e for e in entries if e.state == state] for state in ("pending", "failed"))
-        done = self.journal.undo(self.cluster, first, silent_s=silent_s)
+        done = self.journal.undo(self.cluster, first, deadline_s, silent_s=silent_s)
         if again and self.cluster.answers():
             done += self.journal.undo(self.cluster, again, BRIEFLY_S, silent_s=silent_s)
         return done
@@ -364,7 +403,7 @@ class Session:
     def _write_manifest(self, ended_us: int | None = None) -> None:
         self.folder.write("run.json", manifest.of(
             self.experiment, self.run_id, self.started_us, ended_us=ended_us, weakness=self.weakness, cluster=self.cluster,
-            target_url=self._target_url, windows=self.windows, more=self._known))  # fmt: skip
+            target_url=self._offered.url or None, load=self._offered.described, windows=self.windows, more=self._known))  # fmt: skip
 
     def _quietly(self, do: Callable[..., Any], *arguments: Any) -> None:
         try:
