@@ -52,7 +52,7 @@ def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> Non
             graph.ingest(store, folder, rows)
     except GraphError as error:
         raise GraphError(f"{folder.path} is complete, but the graph was not written: {error}",
-                         hint="`aftershock graph rebuild` makes the graph anew from the run folders") from None  # fmt: skip
+                         hint=graph.written_later(graph_url, folder.path)) from None  # fmt: skip
 
 
 def diagnose_any(reports: Path, text: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ AftershockError             has a message for people and a `hint` that says what
 ├── DeadlineExceeded        a wait ended; the message says what was awaited and what was seen last
 ├── FolderError             a run folder lacks a file, or a file breaks its schema
 ├── GraphError              the graph could not be opened, locked, written or read
+│   └── GraphUnreachable    the graph's server does not answer
 └── ModelError              a language model could not be loaded or did not answer in time
 """
 
@@ -86,6 +87,10 @@ class FolderError(AftershockError):
 
 class GraphError(AftershockError):
     """The graph could not be opened, locked, written or read."""
+
+
+class GraphUnreachable(GraphError):
+    """The graph's server does not answer."""
 
 
 class ModelError(AftershockError):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aftershock import graph
-from aftershock.errors import GraphError
+from aftershock.errors import BadInput, GraphError
 from aftershock.folder import RunFolder
 from aftershock.graph import catalogue, schema, views
 from aftershock.graph.lock import WriterLock
@@ -230,8 +230,8 @@ def test_one_writer_at_a_time_and_the_error_names_the_holder(tmp_path: Path) -> 
 def test_reading_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="no graph yet"):
         graph.open(tmp_path / "none.lbug", read_only=True)
-    with pytest.raises(GraphError, match="no graph server"):
-        graph.open("bolt://127.0.0.1")
+    with pytest.raises(BadInput, match="no URL of a graph server"):
+        graph.open("http://127.0.0.1")
     with pytest.raises(GraphError, match="no query named"):
         catalogue.text("../secrets")
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from aftershock.errors import AftershockError, GraphError
+from aftershock.errors import AftershockError
 from aftershock.folder import RunFolder
 from aftershock.graph import views
+from aftershock.graph.address import Login, address, is_server
 from aftershock.graph.rows import Rows, build, claims
 from aftershock.graph.views import View
+from aftershock.settings import settings
 
-__all__ = ["Graph", "Rows", "View", "build", "default_path", "in_memory", "ingest", "open", "rebuild"]
+if TYPE_CHECKING:
+    from aftershock.graph.neo4j import Neo4j
+
+__all__ = ["Graph", "Rows", "View", "build", "default_path", "in_memory", "ingest", "open", "open_server", "rebuild"]
 
 DEADLINE_S = 10.0
 
@@ -36,6 +41,12 @@ class Graph(Protocol):
     def query(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
         """Rows of a query in `queries/`."""
 
+    def runs(self) -> list[str]:
+        """Ids of the runs that the graph holds."""
+
+    def rows(self, runs: Sequence[str]) -> Iterator[Rows]:
+        """The rows of runs, as they were written."""
+
     def close(self) -> None:
         """Free what the engine holds."""
 
@@ -50,16 +61,34 @@ def default_path(reports: Path) -> Path:
 
 
 def open(url_or_path: str | Path, deadline_s: float = DEADLINE_S, *, read_only: bool = False) -> Graph:
-    """Open the graph at a path (`:memory:` for one that is gone afterwards); writing waits for other writers until the deadline."""
+    """Open the graph at a path (`:memory:` for one that is gone afterwards) or on a server.
+
+    The deadline is how long other writers of a file are waited for, or a server that does not answer.
+    Raises GraphError if it cannot be had, BadInput for a URL that may not be used.
+    """
     from aftershock.graph.ladybug import MEMORY, Ladybug
     from aftershock.graph.shelf import Shelf
 
     text = str(url_or_path)
-    if "://" in text:
-        raise GraphError(f"{text}: no graph server is supported yet", hint="give a path; the graph is then one file")
+    if is_server(text):
+        return open_server(text, deadline_s, read_only=read_only)
     if text == MEMORY:
         return Ladybug(None, deadline_s, read_only=read_only)
     return Shelf(Path(text), deadline_s, read_only=read_only)
+
+
+def open_server(url: str, deadline_s: float = DEADLINE_S, *, read_only: bool = False) -> Neo4j:
+    """Open the graph on a server, with user and password from the environment; see `open`."""
+    from aftershock.graph.neo4j import Neo4j
+
+    return Neo4j(address(url), Login.of(settings()), deadline_s, read_only=read_only)
+
+
+def written_later(url_or_path: str, folder: Path) -> str:
+    """What to do when a run that is stored could not be written into its graph."""
+    if is_server(url_or_path):
+        return f"`aftershock graph sync --from {folder} --graph {address(url_or_path)}` writes it there later"
+    return "`aftershock graph rebuild` makes the graph anew from the run folders"
 
 
 def rows_of(folder: RunFolder, built: Rows | None = None) -> Rows:

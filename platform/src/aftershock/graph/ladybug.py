@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from aftershock.errors import GraphError
-from aftershock.graph import bulk, catalogue, schema, writes
+from aftershock.graph import bulk, catalogue, reads, schema, writes
 from aftershock.graph.lock import POLL_S
 from aftershock.graph.rows import Rows
 
 MEMORY = ":memory:"
 BUFFER_BYTES = (
-    256 << 20
-)  # at most, for a full file; with 96 MB a checkpoint of 60 runs failed, and the default is 80 % of the machine
+    512 << 20
+)  # at most; packing 200 000 rows of the longest texts needs it, and the default is 80 % of the machine
 THREADS = 2
 _TYPES = {str: "STRING", int: "INT64", float: "DOUBLE", bool: "BOOLEAN"}
 _REBUILD = "`aftershock graph rebuild` makes it anew from the run folders"
@@ -115,6 +115,10 @@ class Ladybug:
     def runs(self) -> list[str]:
         """Ids of the runs in the file."""
         return [row["run"] for row in self._run("MATCH (r:Run) RETURN r.run_id AS run", {})]
+
+    def rows(self, runs: Sequence[str]) -> Iterator[Rows]:
+        """The rows of runs."""
+        return reads.read(runs, self._run, chosen=False)
 
     def remove_run(self, run_id: str) -> None:
         """Take a run away, in one transaction."""

@@ -20,7 +20,8 @@ from aftershock.graph.lock import WriterLock
 from aftershock.graph.rows import Rows
 
 RUNS_A_FILE = 24  # 11 MB of log, replayed in half a second when it is opened; packed 7 MB
-ROWS_A_FILE = 200_000  # of a file that is filled at once: two seconds of work, 700 MB while it is made, 8 MB on disk
+LOG_BYTES_A_FILE = 32_000_000  # runs with many times as much: more could not be packed
+ROWS_A_FILE = 100_000  # of a file that is filled at once: a second of work, 600 MB while it is made, 6 MB on disk
 MAKING = ".making"
 ALL = 1_000_000
 
@@ -36,9 +37,10 @@ class Shelf:
         read_only: bool,
         runs_a_file: int = RUNS_A_FILE,
         rows_a_file: int = ROWS_A_FILE,
+        log_bytes_a_file: int = LOG_BYTES_A_FILE,
     ) -> None:
         self.path, self._deadline_s, self._read_only = path, deadline_s, read_only
-        self._runs_a_file, self._rows_a_file = runs_a_file, rows_a_file
+        self._runs_a_file, self._rows_a_file, self._log_bytes_a_file = runs_a_file, rows_a_file, log_bytes_a_file
         self._full: dict[Path, frozenset[str]] = {}  # oldest first
         self._opened: dict[Path, Ladybug] = {}
         if read_only and not path.exists() and not self._files():
@@ -66,7 +68,8 @@ class Shelf:
         the current file. An iterator is read as it is needed."""  # fmt: skip
         for batch in _batches(runs, self._rows_a_file):
             fresh = [rows for run, rows in batch.items() if run not in self._runs]
-            if len(fresh) < self._runs_a_file:
+            size = sum(sum(rows.counts()) for rows in fresh)
+            if len(fresh) < self._runs_a_file and size < self._rows_a_file // 2:
                 self._append(list(batch.values()))
                 continue
             self._fill(fresh)
@@ -112,6 +115,20 @@ class Shelf:
             return engine.query(name, **parameters) if engine is not None else []
         return self._history(name, **parameters)
 
+    def runs(self) -> list[str]:
+        """Ids of the runs in all files."""
+        return sorted({run for runs in (self._runs, *self._full.values()) for run in runs})
+
+    def rows(self, runs: Sequence[str]) -> Iterator[Rows]:
+        """The rows of runs, one file after the other."""
+        held: dict[Ladybug, list[str]] = {}
+        for run in dict.fromkeys(runs):
+            engine = self._holding(run)
+            if engine is not None:
+                held.setdefault(engine, []).append(run)
+        for engine, some in held.items():
+            yield from engine.rows(some)
+
     def _history(self, name: str, *, skip: int, limit: int) -> list[dict[str, Any]]:
         """Newest first over all files. Run ids begin with their time, so only the files of the runs that are shown are opened."""
         shown = sorted({run for runs in (self._runs, *self._full.values()) for run in runs}, reverse=True)[
@@ -145,7 +162,9 @@ class Shelf:
     def _writable(self) -> Ladybug:
         """The file to write into; a full one is packed and put away first."""
         current = self._writing()
-        if len(self._runs) >= self._runs_a_file:
+        log = self.path.with_name(f"{self.path.name}.wal")
+        grown = log.exists() and log.stat().st_size >= self._log_bytes_a_file
+        if self._runs and (grown or len(self._runs) >= self._runs_a_file):
             current.close(pack=True)
             self._put_away(self.path, self._next_file(), frozenset(self._runs))
             current = self._current = Ladybug(self.path, self._deadline_s, read_only=False)
