@@ -1,4 +1,4 @@
-"""`python -m tests.aftershock.models.alone REPORTS RUN up|absent`, in a network namespace of its own.
+"""`python -m tests.aftershock.models.alone REPORTS RUN up|away|absent`, in a network namespace of its own.
 
 Words a postmortem and prints one JSON document with all that it contacted. Three witnesses: what Python connects to and looks up
 (audit hook), the kernel's count of packets for which there was no way out (native code is in it too), and a trap at which the proxies
@@ -21,7 +21,8 @@ from typing import Any
 
 from tests.aftershock.models.small_ollama import serving
 
-SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
+SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP, IFF_RUNNING = 0x8914, 0x8916, 0x1, 0x40
+AWAY, OUT, OUT6 = "192.0.2.9", "203.0.113.1", "2001:db8::1"  # RFC 5737 and 3849: addresses of nobody
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 WATCHED = (
     "socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr",
@@ -30,9 +31,11 @@ WATCHED = (
 
 
 def loopback_up() -> None:
-    """What `ip link set lo up` does."""
+    """What `ip link set lo up` does, and an address that is not of loopback, but answered here."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP | IFF_RUNNING))
+        place = struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton(AWAY))
+        fcntl.ioctl(any_socket, SIOCSIFADDR, place)
 
 
 def no_way_out() -> int:
@@ -76,9 +79,10 @@ def main(reports: str, run: str, server: str) -> None:
     """Word the postmortem of a run; `absent` leaves OLLAMA_HOST unset."""
     loopback_up()
     with ExitStack() as stack:
-        small, trap = stack.enter_context(serving()), stack.enter_context(serving())
+        small = stack.enter_context(serving(AWAY if server == "away" else "127.0.0.1"))
+        trap = stack.enter_context(serving())
         os.environ |= dict.fromkeys(PROXIES, f"http://{trap.host}")
-        if server == "up":
+        if server != "absent":
             os.environ["OLLAMA_HOST"] = small.host
         from aftershock import cli
 
@@ -88,10 +92,10 @@ def main(reports: str, run: str, server: str) -> None:
                 ["postmortem", run, "--reports", reports, "--graph", f"{reports}/g.lbug", "--model", "ollama:small"]
             )
         tried = no_way_out() - before
-        out = [goes_out(socket.AF_INET, "192.0.2.1"), goes_out(socket.AF_INET6, "2001:db8::1")]
+        out = [goes_out(socket.AF_INET, OUT), goes_out(socket.AF_INET6, OUT6)]
         counted = no_way_out() - before - tried
         print(json.dumps({"code": code, "seen": seen, "no_way_out": tried, "control": {"out": out, "counted": counted},
-                          "trap": len(trap.seen), "asked": len(small.questions), "at": ["127.0.0.1", small.port]}))  # fmt: skip
+                          "trap": len(trap.seen), "asked": len(small.questions), "at": [small.address, small.port]}))  # fmt: skip
 
 
 if __name__ == "__main__":

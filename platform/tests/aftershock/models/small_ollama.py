@@ -79,13 +79,13 @@ class Server(ThreadingHTTPServer):
 class SmallOllama:
     """What the server has and how it behaves; `seen` is every request in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.address, self.port = address, 0
         self.models: list[Body] = [self.model("small:latest")]
         self.tags: Callable[[Handler], None] | None = None
         self.chat: Callable[[Handler, Body], None] = lambda handler, body: handler.say(obliging(body))
         self.seen: list[tuple[str, Body]] = []
         self.release = threading.Event()  # what hangs, hangs until then
-        self.port = 0
 
     @staticmethod
     def model(name: str, size: int = 100_000_000, digest: str = DIGEST) -> Body:
@@ -94,7 +94,7 @@ class SmallOllama:
     @property
     def host(self) -> str:
         """For OLLAMA_HOST."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     @property
     def questions(self) -> list[Body]:
@@ -103,10 +103,10 @@ class SmallOllama:
 
 
 @contextmanager
-def serving() -> Iterator[SmallOllama]:
-    """The server, on a free port of loopback."""
-    small = SmallOllama()
-    server = Server(("127.0.0.1", 0), Handler)
+def serving(host: str = "127.0.0.1") -> Iterator[SmallOllama]:
+    """The server, on a free port."""
+    small = SmallOllama(host)
+    server = Server((host, 0), Handler)
     server.small, small.port = small, server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -48,7 +48,9 @@ def namespaces() -> None:
 def contacted(seen: dict[str, Any]) -> set[Any]:
     """Whom Python connected to; a number is "looked up" without asking anybody, and nothing else may happen."""
     events = {(event, ast.literal_eval(what)) for event, what in seen["seen"]}
-    assert {event for event in events if event[0] != "socket.connect"} == {("socket.getaddrinfo", "127.0.0.1")}, events
+    assert {event for event in events if event[0] != "socket.connect"} <= {("socket.getaddrinfo", seen["at"][0])}, (
+        events
+    )
     return {to for event, to in events if event == "socket.connect"}
 
 
@@ -58,6 +60,15 @@ def test_only_the_named_server_is_contacted(tmp_path: Path) -> None:
     assert (seen["no_way_out"], seen["trap"]) == (0, 0)
     header = folder.read("postmortem.json")["language"]["en"]["header"]
     assert seen["asked"] >= header["sentences_by_model"] > 10
+
+
+def test_a_server_that_is_another_machine_is_named_in_all_four_files(tmp_path: Path) -> None:
+    folder, seen = alone(tmp_path, "away")
+    assert contacted(seen) == {tuple(seen["at"])}
+    assert (seen["no_way_out"], seen["trap"]) == (0, 0)
+    said = f"sent to {seen['at'][0]}:{seen['at'][1]}"
+    for name in ("postmortem.md", "postmortem.ko.md", "postmortem.json", "report.html"):
+        assert said in folder.read_text(name), name
 
 
 def test_without_a_name_loopback_is_tried_and_nothing_else(tmp_path: Path) -> None:
