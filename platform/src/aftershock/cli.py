@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
         "--weak", action="store_true", help="run the weak twin: the same file with its named weakness switched on"
     )
     run.add_argument("--repeat", type=int, default=1, metavar="N", help="run each N times (1)")
+    run.add_argument(
+        "--load-on",
+        choices=("runner", "cluster"),
+        default="runner",
+        help="where the load generator runs: here (runner) or in pods",
+    )
     run.add_argument("--rate", type=float, metavar="PER_S", help="offer another rate than the file's")
     writes(run)
     check = command(
@@ -191,7 +197,13 @@ def _run(chosen: argparse.Namespace, configured: Settings) -> int:
             f"{', '.join(strong)}: has no weak_twin", hint="name one in the file, under extensions aftershock"
         )
     options = run.Options(
-        chosen.on, chosen.reports, chosen.unleash, chosen.weak, _graph_url(chosen, configured), chosen.model
+        chosen.on,
+        chosen.reports,
+        chosen.unleash,
+        chosen.weak,
+        _graph_url(chosen, configured),
+        chosen.model,
+        chosen.load_on,
     )
     rows = []
     with Terminal(no_color=configured.no_color) as terminal:

@@ -67,7 +67,8 @@ def images(cluster: Cluster, namespaces: Sequence[str]) -> dict[str, str | None]
 
 def of(
     experiment: Experiment, run_id: str, started_us: int, *, ended_us: int | None = None, weakness: str | None = None,
-    cluster: Cluster | None = None, target_url: str | None = None, windows: Mapping[str, Any] | None = None,
+    cluster: Cluster | None = None, target_url: str | None = None,
+    load: Mapping[str, Any] | None = None, windows: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The document, as far as it is known; `more` replaces keys that only a running cluster can tell."""
@@ -82,6 +83,6 @@ def of(
         "git_commit": git_commit(experiment.path.resolve().parent), "versions": versions(), "images": {},
         "clock": {"offset_us": None, "source": "not measured"},
         "load": {"tool": experiment.load.tool, "scenario": experiment.load.scenario.name,
-                 "rate_per_s": experiment.load.rate_per_s, "target_url": target_url},
+                 "rate_per_s": experiment.load.rate_per_s, "target_url": target_url, **(load or {})},
         "windows": dict(windows or {}), "topology": {"calls": [], "pods": []}, "unenforced": [], **(more or {}),
     }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -153,6 +154,20 @@ def end(process: subprocess.Popen[Any], grace_s: float) -> int:
 def _ended(pid: int) -> bool:
     """True once a child of ours has ended; it stays a zombie, so that its number cannot be reused yet."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def line(stream: IO[bytes], deadline_s: float) -> bytes:
+    """One line of a pipe, what came of it at the deadline, b"" at the end."""
+    ends, line = time.monotonic() + deadline_s, b""
+    while not line.endswith(b"\n"):
+        left = ends - time.monotonic()
+        if left <= 0 or not select.select([stream], [], [], left)[0]:
+            break
+        byte = os.read(stream.fileno(), 1)
+        if not byte:
+            break
+        line += byte
+    return line
 
 
 def finish() -> None:

@@ -31,6 +31,7 @@ class Options:
     weak: bool
     graph: str
     model: str
+    load_on: str = "runner"  # or cluster
 
 
 def run(experiment: Experiment, options: Options, settings: Settings, tell: Teller) -> RunFolder:
@@ -46,7 +47,7 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     models.look(options.model, tell)
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
-    with Session(experiment, cluster, folder, settings, tell, weak=options.weak) as session:
+    with Session(experiment, cluster, folder, settings, tell, weak=options.weak, load_on=options.load_on) as session:
         try:
             if _begun(session, options.unleash):
                 session.settle()

@@ -8,8 +8,6 @@ before anything is promised. Without a way there are no traces, and the report s
 from __future__ import annotations
 
 import json
-import os
-import select
 import socket
 import subprocess
 import sys
@@ -17,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from aftershock import processes
@@ -158,7 +156,7 @@ class Collector:
             self._process = self._spawn(command, name="collector", scratch=self._scratch, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=errors)  # fmt: skip
         assert self._process.stdout is not None
-        line = _line(self._process.stdout, BEGIN_S)
+        line = processes.line(self._process.stdout, BEGIN_S)
         try:
             told = json.loads(line)
             self._token = told["token"]
@@ -208,7 +206,7 @@ class Collector:
             process.stdin.close()
         except BrokenPipeError:
             pass
-        line = _line(process.stdout, END_S)
+        line = processes.line(process.stdout, END_S)
         try:
             process.wait(2.0 if line else 0.1)  # it has said its last word; a signal now would only spoil its exit code
         except subprocess.TimeoutExpired:
@@ -238,17 +236,3 @@ def _slice(namespace: str, address: str, port: int) -> dict[str, Any]:
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
         "ports": [{"name": PORT_NAME, "port": port, "protocol": "TCP"}],
     }  # fmt: skip
-
-
-def _line(stream: IO[bytes], deadline_s: float) -> bytes:
-    """One line of a pipe, what came of it at the deadline, b"" at the end."""
-    ends, line = time.monotonic() + deadline_s, b""
-    while not line.endswith(b"\n"):
-        left = ends - time.monotonic()
-        if left <= 0 or not select.select([stream], [], [], left)[0]:
-            break
-        byte = os.read(stream.fileno(), 1)
-        if not byte:
-            break
-        line += byte
-    return line

@@ -1,8 +1,9 @@
 """How far the nodes' clocks are from ours, from the spans themselves. Pure.
 
-A call and its answer are four times, as in NTP (RFC 5905): the callee worked within the time that its caller waited. So every call bounds
-how far two nodes' clocks are apart, and the calls of the load generator, whose clock is known, bound the first of them. It takes no agent
-on a node and no right to ask one.
+A call and its answer are four times, as in NTP (RFC 5905): the callee worked within the time that its caller waited. So calls bound how far
+two nodes' clocks are apart, and the calls of the load generator, whose clock is known, bound the first of them. It takes no agent on a node
+and no right to ask one. No call begins before it was made, so of the beginnings the strictest counts; a callee may note its end late, when
+its caller has the answer already, so of the ends the middle one does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 SPAN_COLUMNS = ("trace_id", "span_id", "parent_span_id", "node", "kind", "start_us", "duration_us")
 SAMPLE_COLUMNS = ("trace_id", "start_us", "end_us")
 SLACK_US = 5_000  # bounds may contradict each other by this much: no clock is read at the very moment
+CALLS_MIN, SLICES = 5, 4  # a clock that was set in mid-run differs between parts of it
 SURE_US = 10_000  # a clock that is certainly wrong by more than this is corrected
 HERE = ""  # our own clock, among the nodes
 Columns = Mapping[str, Sequence[Any]]
@@ -76,18 +78,25 @@ class NodeClock:
                 "source": "calls between nodes" if self.offset_us is not None else "calls between nodes contradict each other"}  # fmt: skip
 
 
+Call = tuple[
+    str, str, int, int, int
+]  # caller's node, callee's, when, and lowest and highest offset that this one call allows
+
+
 def clocks(spans: Columns, samples: Columns, generator_us: int) -> list[NodeClock]:
     """Every node that answered a call; `generator_us` is how well the load generator's times are known.
 
     Needs SPAN_COLUMNS and SAMPLE_COLUMNS.
     """
+    calls: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+    for a, b, *call in (*_from_samples(spans, samples, generator_us), *_between(spans)):
+        calls.setdefault((a, b), []).append((call[0], call[1], call[2]))
     pairs: dict[tuple[str, str], Bounds] = {}
-    for a, b, bounds in (*_from_samples(spans, samples, generator_us), *_between(spans)):
-        pairs[a, b] = pairs[a, b].both(bounds) if (a, b) in pairs else bounds
-    for (a, b), bounds in list(pairs.items()):
-        pairs[b, a] = pairs[b, a].both(bounds.back) if (b, a) in pairs else bounds.back
+    for (a, b), seen in calls.items():
+        bounds = _bounds(seen)
+        for pair, one in (((a, b), bounds), ((b, a), bounds.back)):
+            pairs[pair] = pairs[pair].both(one) if pair in pairs else one
     known = {HERE: Bounds(0, 0, 0)}
-    contradicted = {b for (a, b), bounds in pairs.items() if a == HERE and not bounds.agree}
     left = {n for pair in pairs for n in pair} - {HERE}
     while left:
         ways = [(known[a].then(bounds) if a != HERE else bounds, b) for (a, b), bounds in pairs.items()
@@ -98,8 +107,22 @@ def clocks(spans: Columns, samples: Columns, generator_us: int) -> list[NodeCloc
         known[node] = best
         left.discard(node)
     found = [_clock(node, bounds) for node, bounds in known.items() if node != HERE]
-    found += [NodeClock(node, None, None, 0) for node in left | (contradicted - known.keys())]
-    return sorted(found, key=lambda clock: clock.node)
+    return sorted([*found, *(NodeClock(node, None, None, 0) for node in left)], key=lambda clock: clock.node)
+
+
+def _bounds(calls: list[tuple[int, int, int]]) -> Bounds:
+    """What all parts of the run agree on; contradicting bounds if they do not."""
+    calls.sort()
+    parts = min(SLICES, max(1, len(calls) // CALLS_MIN))
+    found: Bounds | None = None
+    for n in range(parts):
+        part = calls[n * len(calls) // parts : (n + 1) * len(calls) // parts]
+        high_us = min(high for _, _, high in part)
+        low_us = min(high_us, sorted(low for _, low, _ in part)[len(part) // 2])
+        one = Bounds(low_us, high_us, len(part))
+        found = one if found is None else found.both(one)
+    assert found is not None, "a pair has calls"
+    return found
 
 
 def corrected(spans: Mapping[str, list[Any]], found: Iterable[NodeClock]) -> dict[str, list[Any]] | None:
@@ -119,15 +142,15 @@ def _rows(columns: Columns, names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
     return zip(*(columns[name] for name in names), strict=True)
 
 
-def _from_samples(spans: Columns, samples: Columns, generator_us: int) -> Iterable[tuple[str, str, Bounds]]:
+def _from_samples(spans: Columns, samples: Columns, generator_us: int) -> Iterable[Call]:
     asked = {trace: (start_us, end_us) for trace, start_us, end_us in _rows(samples, SAMPLE_COLUMNS) if trace}
     for trace, _, parent, node, kind, start_us, duration_us in _rows(spans, SPAN_COLUMNS):
         if kind == "SERVER" and node and trace in asked and parent == trace[8:24]:  # the generator's own call
             from_us, to_us = asked[trace]
-            yield HERE, node, Bounds(start_us + duration_us - to_us - generator_us, start_us - from_us + generator_us)
+            yield HERE, node, from_us, start_us + duration_us - to_us - generator_us, start_us - from_us + generator_us
 
 
-def _between(spans: Columns) -> Iterable[tuple[str, str, Bounds]]:
+def _between(spans: Columns) -> Iterable[Call]:
     calls = {
         span: (node, start_us, start_us + duration_us)
         for _, span, _, node, kind, start_us, duration_us in _rows(spans, SPAN_COLUMNS)
@@ -137,4 +160,4 @@ def _between(spans: Columns) -> Iterable[tuple[str, str, Bounds]]:
         if kind == "SERVER" and node and parent in calls:
             caller, from_us, to_us = calls[parent]
             if caller != node:
-                yield caller, node, Bounds(start_us + duration_us - to_us, start_us - from_us)
+                yield caller, node, from_us, start_us + duration_us - to_us, start_us - from_us
