@@ -96,6 +96,23 @@ def test_enough_runs_become_full_files_and_the_rest_goes_to_the_current_one(tmp_
     assert list(verdicts(path)) == [run_id(number) for number in reversed(range(12))]
 
 
+def test_few_runs_with_many_rows_become_a_full_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "graph.lbug"
+    with shelf(path, rows_a_file=12) as held:
+        held.write_runs([small(number) for number in range(3)])
+    assert full(path) == ["00001.lbug", "00001.runs"]
+    assert len(verdicts(path)) == 3
+
+
+def test_a_file_whose_log_is_long_is_full_whatever_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "graph.lbug"
+    for number in range(3):
+        with Shelf(path, 5, read_only=False, log_bytes_a_file=1000) as held:
+            held.write_run(small(number))
+    assert full(path) == ["00001.lbug", "00001.runs", "00002.lbug", "00002.runs"]
+    assert len(verdicts(path)) == 3
+
+
 def test_an_iterator_is_read_no_further_than_one_file(tmp_path: Path) -> None:
     path = tmp_path / "graph.lbug"
     seen = []
