@@ -65,28 +65,24 @@ Read = Callable[[int], tuple[float, int]]  # pid to CPU seconds and bytes
 
 def read(pid: int) -> tuple[float, int]:
     """CPU seconds and bytes of a process and its descendants; those that it has waited for count, too. (0, 0) if it is gone."""
-    cpu_s, memory, left = 0.0, 0, [pid] if HAS_CHILDREN else processes.tree(pid)
-    while left:
-        found = left.pop()
-        try:
-            stat = Path(f"/proc/{found}/stat").read_text()
-            resident, shared = Path(f"/proc/{found}/statm").read_text().split()[1:3]
-            if HAS_CHILDREN:
-                left += _children(found)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        fields = stat[stat.rindex(")") + 2 :].split()
-        cpu_s += sum(map(int, fields[11:15])) * TICK_S  # utime, stime, cutime, cstime
-        memory += (int(resident) - int(shared)) * PAGE
+    cpu_s, memory = 0.0, 0
+    for member in descendants(pid) if HAS_CHILDREN else processes.tree(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            stat = Path(f"/proc/{member}/stat").read_text()
+            resident, shared = Path(f"/proc/{member}/statm").read_text().split()[1:3]
+            cpu_s += sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:15])) * TICK_S  # utime, stime, cutime, cstime
+            memory += (int(resident) - int(shared)) * PAGE
     return cpu_s, memory
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
+def descendants(pid: int) -> list[int]:
+    """The process and what descends from it, without a look at all processes of the machine."""
+    members = [pid]
+    for member in members:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
-    return found
+            for thread in os.listdir(f"/proc/{member}/task"):
+                members += map(int, Path(f"/proc/{member}/task/{thread}/children").read_text().split())
+    return members
 
 
 class Meter:

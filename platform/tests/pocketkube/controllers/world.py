@@ -73,7 +73,8 @@ class FakeKubelets:
         found = self._current(pod)
         if found is None or pods.is_terminating(found):
             return
-        self.set_ready(found, self.healthy(found), podIP=f"127.9.0.{next(self._addresses)}", phase="Running")
+        self.set_ready(found, self.healthy(found), podIP=f"127.9.0.{next(self._addresses)}", phase="Running",
+                       startTime=stamp(self._world.clock()))  # fmt: skip
 
     def set_ready(self, pod: Object, ready: bool, **status: Any) -> None:
         """Write what a kubelet writes."""
