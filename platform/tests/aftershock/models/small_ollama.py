@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.small.seen.append((self.path, body))
         self.server.small.chat(self, body)
 
-    def head(self, status: int = 200, kind: str = "application/x-ndjson", **headers: str) -> None:
+    def head(self, status: int = 200, kind: str = "application/x-ndjson", /, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         for name, value in headers.items():
@@ -49,6 +51,16 @@ class Handler(BaseHTTPRequestHandler):
     def send_json(self, document: Any, status: int = 200) -> None:
         self.head(status, "application/json")
         self.wfile.write(json.dumps(document).encode())
+
+    def send_raw(self, data: bytes, **headers: str) -> None:
+        """Whatever these bytes are."""
+        self.head(**headers)
+        self.wfile.write(data)
+
+    def hang_up(self) -> None:
+        """End the connection with a reset."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def part(self, text: str, done: bool = False) -> None:
         """One line of a stream, as Ollama writes it."""

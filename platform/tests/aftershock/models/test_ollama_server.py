@@ -16,7 +16,7 @@ from aftershock.models import Absent, Limits, address
 from aftershock.models.embedded import Embedded
 from aftershock.models.ollama import Ollama
 from tests.aftershock import runs
-from tests.aftershock.models.test_ollama import GOLDEN, aftershock, unchanged
+from tests.aftershock.models.wording import GOLDEN, aftershock, unchanged
 
 pytestmark = pytest.mark.servers
 PATIENT = Limits(budget_s=120.0, call_s=60.0, choices=8, rewrites=4, offered=3, context=True)
