@@ -65,8 +65,15 @@ def parser() -> argparse.ArgumentParser:
             "--on", default="pocket", metavar="CLUSTER", help="pocket (default), pocket:NAME or a kubeconfig context"
         )
 
+    def reads(added: argparse.ArgumentParser, what: str) -> None:
+        added.add_argument("--graph", metavar="GRAPH", help=f"{what} the graph in this file or at neo4j://HOST")
+
     def writes(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--graph", metavar="FILE", help="the graph (REPORTS/graph.lbug)")
+        added.add_argument(
+            "--graph",
+            metavar="GRAPH",
+            help="a file, or neo4j://HOST with NEO4J_USER and NEO4J_PASSWORD (REPORTS/graph.lbug)",
+        )
         added.add_argument(
             "--model", type=models.named, default="embedded", metavar="MODEL", help=f"who picks phrasings: {models.FORMS} (embedded)"
         )  # fmt: skip
@@ -117,20 +124,32 @@ def parser() -> argparse.ArgumentParser:
         "aftershock verify payments-pod-kill",
     )
     verify.add_argument("run", metavar="RUN")
+    reads(verify, "take the facts from")
     report = command(
         "report", _report, "write report.html and junit.xml of a run anew", "aftershock report payments-pod-kill"
     )
     report.add_argument("run", metavar="RUN")
-    command("history", _history, "list the runs", "aftershock history --json")
+    reads(command("history", _history, "list the runs", "aftershock history --json"), "list the newest runs of")
     compare = command(
         "compare", _compare, "two runs side by side", "aftershock compare payments-pod-kill payments-latency"
     )
     compare.add_argument("first", metavar="A")
     compare.add_argument("second", metavar="B")
+    reads(compare, "compare runs of")
     bed = command("testbed", _testbed, "start or end a local cluster with the shop on it", "aftershock testbed up")
     bed.add_argument("verb", choices=("up", "down"))
-    graph = command("graph", _graph, "make the graph anew from the run folders", "aftershock graph rebuild")
-    graph.add_argument("verb", choices=("rebuild",))
+    graph = command("graph", _graph, "make the graph anew from the run folders, or bring runs to a graph server",
+                    "aftershock graph sync --graph neo4j://graph.example")  # fmt: skip
+    graph.add_argument("verb", choices=("rebuild", "sync"))
+    graph.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="PATH",
+        help="sync: a folder of runs, a run, or a graph file (REPORTS)",
+    )
+    graph.add_argument("--graph", metavar="URL", help="sync: the server, neo4j://HOST (AFTERSHOCK_GRAPH)")
+    graph.add_argument("--again", action="store_true", help="sync: write also what the server holds already")
     demo = command(
         "demo",
         _demo,
@@ -179,7 +198,10 @@ def _complain(error: AftershockError, code: int) -> int:
 
 
 def _graph_url(chosen: argparse.Namespace, configured: Settings) -> str:
-    return chosen.graph or configured.graph_url or str(chosen.reports / "graph.lbug")
+    from aftershock.graph import address
+
+    text = str(chosen.graph or configured.graph_url or chosen.reports / "graph.lbug")
+    return address.checked(text) if address.is_server(text) else text
 
 
 def _run(chosen: argparse.Namespace, configured: Settings) -> int:
@@ -258,10 +280,14 @@ def _postmortem(chosen: argparse.Namespace, configured: Settings) -> int:
 
 
 def _verify(chosen: argparse.Namespace, configured: Settings) -> int:
-    from aftershock import verify
+    from aftershock import facts, graph, past, verify
     from aftershock.folder import RunFolder
 
-    result = verify.verify(RunFolder.find(chosen.reports, chosen.run))
+    folder, ledger = RunFolder.find(chosen.reports, chosen.run), None
+    if chosen.graph:
+        with graph.open(chosen.graph, read_only=True) as held:
+            ledger = facts.facts(held, past.find(held, folder.read("run.json")["run_id"]))
+    result = verify.verify(folder, ledger)
     failures = [str(f) for f in result.failures]
     document = {"claims": result.claims, "supported": result.supported, "failures": failures}
     _print(
@@ -283,19 +309,28 @@ def _report(chosen: argparse.Namespace, configured: Settings) -> int:
 
 
 def _history(chosen: argparse.Namespace, configured: Settings) -> int:
-    from aftershock import render
+    from aftershock import graph, past, render
 
-    rows = render.history(chosen.reports)
+    if chosen.graph:
+        with Terminal(no_color=configured.no_color) as terminal, graph.open(chosen.graph, read_only=True) as held:
+            rows = past.history(held, terminal)
+    else:
+        rows = render.history(chosen.reports)
     _print(chosen, [r.document() for r in rows], lambda: render.table(rows, configured.no_color))
     return 0
 
 
 def _compare(chosen: argparse.Namespace, configured: Settings) -> int:
-    from aftershock import render
+    from aftershock import graph, past, render
     from aftershock.folder import RunFolder
 
-    first, second = (RunFolder.find(chosen.reports, text) for text in (chosen.first, chosen.second))
-    compared = render.compare(first, second)
+    if chosen.graph:
+        with graph.open(chosen.graph, read_only=True) as held:
+            compared = render.side_by_side(
+                *(past.figures(held, past.find(held, t)) for t in (chosen.first, chosen.second))
+            )
+    else:
+        compared = render.compare(*(RunFolder.find(chosen.reports, text) for text in (chosen.first, chosen.second)))
     _print(chosen, compared, lambda: render.comparison(compared, configured.no_color))
     return 0
 
@@ -317,11 +352,39 @@ def _testbed(chosen: argparse.Namespace, configured: Settings) -> int:
 def _graph(chosen: argparse.Namespace, configured: Settings) -> int:
     from aftershock import graph
 
+    if chosen.verb == "sync":
+        return _sync(chosen, configured)
     count, skipped = graph.rebuild(chosen.reports)
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     _print(chosen, {"runs": count, "left_out": list(skipped)}, lambda: print(f"{count} runs"))
     return 0 if not skipped else 2
+
+
+def _sync(chosen: argparse.Namespace, configured: Settings) -> int:
+    from aftershock import graph
+    from aftershock.graph import address, sync
+
+    url = _graph_url(chosen, configured)
+    if not address.is_server(url):
+        raise BadInput("sync needs the URL of a graph server: --graph neo4j://HOST, or AFTERSHOCK_GRAPH",
+                       hint="the embedded graph is made anew by `aftershock graph rebuild`")  # fmt: skip
+    with Terminal(no_color=configured.no_color) as terminal, graph.open_server(url) as target:
+        runs = sync.source(chosen.source or chosen.reports)
+        try:
+            done = sync.sync(runs, target, terminal, again=chosen.again)
+        finally:
+            runs.close()
+    for one in done:
+        if one.error and not chosen.json:
+            print(f"failed: {one.run}: {one.error}", file=sys.stderr)
+    counts = sync.counted(done)
+    _print(
+        chosen,
+        {"graph": url, **sync.document(done)},
+        lambda: print(", ".join(f"{n} {state}" for state, n in counts.items())),
+    )
+    return 2 if counts["failed"] else 0
 
 
 def _demo(chosen: argparse.Namespace, configured: Settings) -> int:

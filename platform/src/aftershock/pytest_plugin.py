@@ -95,7 +95,7 @@ class ExperimentItem(pytest.Item):
 
         reports = Path(self.config.getoption("--aftershock-reports"))
         options = run.Options(_cluster(self.config), reports, self.config.getoption("--aftershock-unleash"), self.weak,
-                              str(reports / "graph.lbug"), self.config.getoption("--aftershock-model"))  # fmt: skip
+                              settings().graph_url or str(reports / "graph.lbug"), self.config.getoption("--aftershock-model"))  # fmt: skip
         folder = run.run(self.tested, options, settings(), silent)
         must = Outcome.FAIL if self.weak else Outcome.PASS
         twin = self.tested.weak_twin

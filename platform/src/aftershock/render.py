@@ -111,7 +111,11 @@ def history(reports: Path) -> list[Row]:
 
 def compare(first: RunFolder, second: RunFolder) -> list[dict[str, Any]]:
     """Figures of two runs, each with both values."""
-    figures = [_figures(first), _figures(second)]
+    return side_by_side(_figures(first), _figures(second))
+
+
+def side_by_side(*figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Figures by name, each with both values."""
     names = list(dict.fromkeys(name for f in figures for name in f))
     return [{"figure": name, "a": figures[0].get(name), "b": figures[1].get(name)} for name in names]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from aftershock.errors import AftershockError
 from aftershock.folder import RunFolder
 from aftershock.graph import views
-from aftershock.graph.address import Login, address, is_server
+from aftershock.graph.address import Login, checked, is_server
 from aftershock.graph.rows import Rows, build, claims
 from aftershock.graph.views import View
 from aftershock.settings import settings
@@ -81,13 +81,13 @@ def open_server(url: str, deadline_s: float = DEADLINE_S, *, read_only: bool = F
     """Open the graph on a server, with user and password from the environment; see `open`."""
     from aftershock.graph.neo4j import Neo4j
 
-    return Neo4j(address(url), Login.of(settings()), deadline_s, read_only=read_only)
+    return Neo4j(checked(url), Login.of(settings()), deadline_s, read_only=read_only)
 
 
 def written_later(url_or_path: str, folder: Path) -> str:
     """What to do when a run that is stored could not be written into its graph."""
     if is_server(url_or_path):
-        return f"`aftershock graph sync --from {folder} --graph {address(url_or_path)}` writes it there later"
+        return f"`aftershock graph sync --from {folder} --graph {checked(url_or_path)}` writes it there later"
     return "`aftershock graph rebuild` makes the graph anew from the run folders"
 
 
@@ -113,10 +113,15 @@ def in_memory(rows: Rows, view: View = "truth") -> Graph:
     return graph
 
 
-def run_folders(reports: Path) -> Iterator[RunFolder]:
+def run_paths(reports: Path) -> list[Path]:
     """Every run folder below a reports root, oldest first, `latest` links left out."""
     found = [path.parent for path in reports.glob("*/*/run.json") if not path.parent.is_symlink()]
-    yield from (RunFolder.open(path) for path in sorted(found, key=lambda path: path.name))
+    return sorted(found, key=lambda path: path.name)
+
+
+def run_folders(reports: Path) -> Iterator[RunFolder]:
+    """The same, opened."""
+    yield from (RunFolder.open(path) for path in run_paths(reports))
 
 
 def rebuild(reports: Path, path: Path | None = None, deadline_s: float = DEADLINE_S) -> tuple[int, Sequence[str]]:

@@ -20,7 +20,7 @@ def is_server(text: str) -> bool:
     return "://" in text
 
 
-def address(text: str) -> str:
+def checked(text: str) -> str:
     """The URL of a graph server, as it may be shown. Raises BadInput, which never repeats what could be a secret."""
     scheme, _, rest = text.partition("://")
     if "@" in rest:

@@ -48,7 +48,7 @@ def wanted() -> dict[str, str]:
 
 
 class Neo4j:
-    """A graph on a Neo4j server; see `graph.Graph`. `url` is one that `address.address` has let through."""
+    """A graph on a Neo4j server; see `graph.Graph`. `url` is one that `address.checked` has let through."""
 
     def __init__(self, url: str, login: Login, deadline_s: float, *, read_only: bool) -> None:
         import neo4j
@@ -233,7 +233,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, DriverError | Neo4jError) and error.is_retryable()
 
 
-_LOOK = "look whether it runs and can be reached: NEO4J_USER and NEO4J_PASSWORD or NEO4J_PASSWORD_FILE name the user, --graph the address"
+_LOOK = "look whether it runs, and whether scheme, host and port are right (+s or +ssc where it speaks TLS)"
 
 
 class _explained:
@@ -285,4 +285,4 @@ class _explained:
 
 def _line(error: Exception) -> str:
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return str(text).strip().split("\n", 1)[0][:300]
+    return " ".join(str(text).split())[:300]
