@@ -52,6 +52,7 @@ class Serving:
         self._app, self._identity, self._bound, self._compact = app, identity, bound, compact
         self._server = listener(app, identity)
         self._down_s: float | None = None
+        self._forgets = False
 
     async def run(self) -> None:
         """Serve until `stop`."""
@@ -59,21 +60,22 @@ class Serving:
             await self._server.serve(sockets=[self._bound.dup()])
             if self._down_s is None:
                 return
-            self._bound.shutdown(
-                socket.SHUT_RDWR
-            )  # still bound, so the address stays ours, but who connects is refused
             await asyncio.sleep(self._down_s)
+            if self._forgets:
+                self._compact()
             self._down_s, self._server = None, listener(self._app, self._identity)
             self._bound.listen(BACKLOG)
 
     def restart(self, down_s: float, compact: bool) -> None:
-        """Cut all connections, be away for so long, and come back; with `compact` no watch can resume where it was."""
+        """Cut all connections, be away for so long, and come back; with `compact` a watch cannot resume what it missed."""
         if self._down_s is None and not self._server.should_exit:
-            self._down_s = down_s
+            self._down_s, self._forgets = down_s, compact
+            for server in self._server.servers:
+                server.close()
+            # Still bound, so that the address stays ours, but who connects is refused.
+            self._bound.shutdown(socket.SHUT_RDWR)
             self._server.cut()
             self._server.should_exit = True
-            if compact:
-                self._compact()
 
     def stop(self) -> None:
         """Serve no more."""
