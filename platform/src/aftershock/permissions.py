@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aftershock.cluster import Cluster
 
 OPERATOR = "operator"  # the Secret with the ledger's token; no other Secret is read
+SPANS = "otel-collector-aftershock"  # the EndpointSlice of the Service that takes spans
 _LEASES, _SLICES = "coordination.k8s.io", "discovery.k8s.io"
 
 
@@ -34,8 +35,9 @@ def of_run(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
         yield Need("get", "", "pods", namespace, "proxy")  # metrics
         yield Need("get", "", "services", namespace, "proxy")  # the ledger, and whether spans arrive
         yield Need("get", "", "secrets", namespace, name=OPERATOR)
-        for verb in ("create", "patch", "get", "delete"):  # leads spans to the receiver, and away again
-            yield Need(verb, _SLICES, "endpointslices", namespace)
+        yield Need("create", _SLICES, "endpointslices", namespace)
+        for verb in ("patch", "get", "delete"):  # leads spans to the receiver, and away again
+            yield Need(verb, _SLICES, "endpointslices", namespace, name=SPANS)
 
 
 def of_look(cluster: Cluster, namespace: str) -> Iterator[Need]:
