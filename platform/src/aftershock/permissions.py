@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from aftershock import weakness
+from aftershock.errors import ClusterError
+from aftershock.experiment import Experiment
 from aftershock.faults import Need
 from aftershock.observe.watch import KINDS
 
@@ -47,3 +50,20 @@ def of_look(cluster: Cluster, namespace: str) -> Iterator[Need]:
     yield Need("get", "", "services", namespace)
     if cluster.served("networking.k8s.io/v1", "Ingress"):
         yield Need("list", "networking.k8s.io", "ingresses", namespace)
+
+
+def of_weakness(cluster: Cluster, experiment: Experiment, name: str) -> Iterator[Need]:
+    """What switching a weakness on and off again takes. Raises BadInput, ClusterError."""
+    for patch in weakness.patches(weakness.folder_of(experiment.path), name):
+        version, kind = str(patch["apiVersion"]), str(patch["kind"])
+        if (resource := cluster.served(version, kind)) is None:
+            raise ClusterError(f"weakness {name}: the cluster does not serve {version} {kind}")
+        for verb in ("get", "patch"):
+            yield Need(verb, version.rpartition("/")[0], resource.plural, patch["metadata"].get("namespace"))
+
+
+def of_load(namespace: str) -> Iterator[Need]:
+    """What load from inside the cluster takes: its pods, what they read, and asking them."""
+    for group, resource in (("", "pods"), ("", "configmaps"), ("batch", "jobs")):
+        for verb in ("create", "get", "delete"):
+            yield Need(verb, group, resource, namespace)

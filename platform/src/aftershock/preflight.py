@@ -114,11 +114,12 @@ def hand(identity: ClusterIdentity, unleash: bool) -> Hand:
 
 def preflight(
     experiment: Experiment, cluster: Cluster, journal: UndoJournal, *, unleash: bool, run_id: str = "",
-    targets_later: bool = False,
+    targets_later: bool = False, also: Iterable[Need] = (),
 ) -> Plan:  # fmt: skip
     """The plan of a run that may fire; takes the leases of its namespaces if `run_id` names it (let them go with `release`).
 
     `targets_later` is for a weak twin, whose weakness moves pods: what speaks against its targets counts only when `replan` looks again.
+    `also` are permissions that this run needs and others do not.
     Raises RunRefused with the findings of a stored verdict, BadExperiment, ClusterUnreachable.
     """
     taken: list[str] = []
@@ -128,7 +129,7 @@ def preflight(
                 if (found := _take(cluster, namespace, run_id)) is not None:
                     raise RunRefused([found])
                 taken.append(namespace)
-        checked = check(experiment, cluster, journal, unleash=unleash, run_id=run_id)
+        checked = check(experiment, cluster, journal, unleash=unleash, run_id=run_id, also=also)
         if refusals := [f for f in checked.refusals if not (targets_later and f.rule == "targets")]:
             raise RunRefused(refusals)
     except BaseException:
@@ -152,7 +153,10 @@ def replan(plan: Plan, cluster: Cluster, run_id: str) -> Plan:
     return Plan(plan.experiment, plan.identity, tuple(planned), plan.notes)
 
 
-def check(experiment: Experiment, cluster: Cluster, journal: UndoJournal, *, unleash: bool, run_id: str = "") -> Check:
+def check(
+    experiment: Experiment, cluster: Cluster, journal: UndoJournal, *, unleash: bool, run_id: str = "",
+    also: Iterable[Need] = (),
+) -> Check:  # fmt: skip
     """Everything that preflight would find; changes nothing. Raises BadExperiment, ClusterUnreachable."""
     activities.validate(experiment)
     identity = cluster.identity
@@ -163,7 +167,7 @@ def check(experiment: Experiment, cluster: Cluster, journal: UndoJournal, *, unl
     refusals += _namespaces(experiment, cluster, run_id)
     refusals += _load(experiment)
     planned, more = _faults(experiment, cluster, run_id or "check")
-    refusals += [*more, *_budget(experiment, planned), *_permissions(experiment, cluster, planned)]
+    refusals += [*more, *_budget(experiment, planned), *_permissions(experiment, cluster, planned, also)]
     return Check(
         Plan(experiment, identity, tuple(planned), tuple(_notes(experiment, cluster, planned))), tuple(refusals)
     )
@@ -296,9 +300,11 @@ def _budget(experiment: Experiment, planned: Sequence[Planned]) -> Iterator[Find
         )
 
 
-def _permissions(experiment: Experiment, cluster: Cluster, planned: Sequence[Planned]) -> Iterator[Finding]:
+def _permissions(
+    experiment: Experiment, cluster: Cluster, planned: Sequence[Planned], also: Iterable[Need]
+) -> Iterator[Finding]:
     missing = []
-    for need in dict.fromkeys(_needs(experiment, cluster, planned)):
+    for need in dict.fromkeys([*_needs(experiment, cluster, planned), *also]):
         try:
             allowed = cluster.allowed(need.verb, need.group, need.resource, need.namespace, need.subresource, need.name)
         except ClusterUnreachable:

@@ -7,12 +7,12 @@ cluster go.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
 
-from aftershock import evidence, faults, invariants, judge, lease, manifest, preflight, processes, weakness
+from aftershock import evidence, faults, invariants, judge, lease, manifest, permissions, preflight, processes, weakness
 from aftershock import load as loads
 from aftershock.activities import Chaos
 from aftershock.cluster import Cluster
@@ -112,6 +112,14 @@ class Session:
         finally:
             self._stack.close()
 
+    def _permissions(self) -> Iterator[faults.Need]:
+        """What this run must be allowed and others need not."""
+        if self.weakness is not None:
+            yield from permissions.of_weakness(self.cluster, self.experiment, self.weakness)
+        if self._load_on == "cluster":
+            for namespace in self.experiment.blast_radius.namespaces:
+                yield from permissions.of_load(namespace)
+
     # The steps, in order
 
     def preflight(self, unleash: bool) -> None:
@@ -120,7 +128,7 @@ class Session:
         self.chaos = Chaos(self.experiment, self.cluster, self.scratch, self.run_id)
         self.plan = preflight.preflight(
             self.experiment, self.cluster, self.journal, unleash=unleash, run_id=self.run_id,
-            targets_later=self.weakness is not None,
+            targets_later=self.weakness is not None, also=self._permissions(),
         )  # fmt: skip
         self._stack.callback(self._quietly, self._let_go)
         self._lease = lease.Renewal(self.cluster, self.plan.namespaces, self.run_id)
