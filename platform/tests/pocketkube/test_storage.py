@@ -135,6 +135,18 @@ def test_a_watch_starts_where_its_reader_was(monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(run())
 
 
+def test_after_a_compaction_a_watch_resumes_only_what_it_has_not_missed() -> None:
+    store = Store()
+    first = store.create("things", thing("a"))["metadata"]["resourceVersion"]
+    last = store.create("things", thing("b"))["metadata"]["resourceVersion"]
+    store.compact()
+    with pytest.raises(Expired, match="too old resource version"):
+        store.subscribe("things", since=first)
+    watching = store.subscribe("things", since=last)
+    store.create("things", thing("c"))
+    assert [e.object["metadata"]["name"] for e in watching.drain()] == ["c"]
+
+
 def test_watch_gives_changes_as_they_come() -> None:
     async def run() -> list[tuple[str, str]]:
         store = Store()

@@ -13,6 +13,7 @@ from pocketkube.admission import defaults, shapes, validation
 from pocketkube.errors import BadRequest, Invalid, NotFound
 from pocketkube.storage import Object, Store, clone
 
+POD_SECURITY, MODES = "pod-security.kubernetes.io/", frozenset({"enforce", "audit", "warn"})
 UNENFORCED_MAX = 1000  # (kind, field) pairs remembered
 
 
@@ -68,7 +69,7 @@ class Admission:
             raise Invalid.of(qualified, name, causes)
         if kind == "Service" and old is None:
             self._address(obj, dry_run)
-        warnings += self._note(kind, name, found.unenforced, enforced, dry_run)
+        warnings += self._note(kind, name, [*found.unenforced, *_pod_security(kind, obj)], enforced, dry_run)
         return warnings
 
     def _note(self, kind: str, name: str, fields: list[str], enforced: bool, dry_run: bool) -> list[str]:
@@ -102,6 +103,18 @@ class Admission:
         if found is None:
             raise NotFound(f'namespaces "{namespace}" not found', {"name": namespace, "kind": "namespaces"})
         return found
+
+
+def _pod_security(kind: str, obj: Object) -> list[str]:
+    """Labels of a namespace that elsewhere make an admission plugin refuse pods or warn of them."""
+    if kind != "Namespace":
+        return []
+    found = {k: v for k, v in (obj["metadata"].get("labels") or {}).items() if k.startswith(POD_SECURITY)}
+    return [
+        f"metadata.labels.{key}"
+        for key, value in found.items()
+        if key.removeprefix(POD_SECURITY) in MODES and value != "privileged"
+    ]
 
 
 def _without_indices(path: str) -> str:

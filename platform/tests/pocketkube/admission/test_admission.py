@@ -60,6 +60,17 @@ CHAOS: dict[str, Any] = {
     "selector": {"namespaces": ["shop"]},
     "delay": {"latency": "300ms"},
 }
+
+
+def scaler(**spec: Any) -> Object:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"}
+    return make("HorizontalPodAutoscaler", {"scaleTargetRef": target, "maxReplicas": 6, **spec})
+
+
+def cpu(**target: Any) -> Object:
+    return {"type": "Resource", "resource": {"name": "cpu", "target": target}}
+
+
 TARGET = {"mode": "all", "selector": {"labelSelectors": {"app": "orders"}}}
 
 
@@ -103,6 +114,25 @@ TARGET = {"mode": "all", "selector": {"labelSelectors": {"app": "orders"}}}
         ("Pod", pod(hostNetwork=True, hostPID=True), ["spec.hostNetwork", "spec.hostPID"]),
         ("Pod", pod(hostNetwork=False, schedulerName="default-scheduler"), []),
         ("Pod", pod(schedulerName="mine"), ["spec.schedulerName"]),
+        ("HorizontalPodAutoscaler", scaler(), []),
+        ("HorizontalPodAutoscaler", scaler(minReplicas=0), ["spec.minReplicas"]),
+        ("HorizontalPodAutoscaler", scaler(maxReplicas=0), ["spec.maxReplicas"]),
+        ("HorizontalPodAutoscaler", scaler(minReplicas=9), ["spec.maxReplicas"]),
+        ("HorizontalPodAutoscaler", scaler(scaleTargetRef={}), ["spec.scaleTargetRef.kind", "spec.scaleTargetRef.name"]),
+        ("HorizontalPodAutoscaler", scaler(metrics=[{"type": "Pods", "pods": {"x": 1}}]), ["spec.metrics[0].pods"]),
+        ("HorizontalPodAutoscaler", scaler(metrics=[{"type": "External"}]), ["spec.metrics[0].type"]),
+        ("HorizontalPodAutoscaler", scaler(metrics=[cpu(type="Utilization")]), ["spec.metrics[0].resource.target.averageUtilization"]),
+        ("HorizontalPodAutoscaler", scaler(metrics=[cpu(type="AverageValue", averageValue="lots")]),
+         ["spec.metrics[0].resource.target.averageValue"]),
+        ("HorizontalPodAutoscaler", scaler(metrics=[cpu(type="Value", value="1")]), ["spec.metrics[0].resource.target.value"]),
+        ("HorizontalPodAutoscaler", scaler(behavior={"scaleUp": {"selectPolicy": "Most"}}), ["spec.behavior.scaleUp.selectPolicy"]),
+        ("HorizontalPodAutoscaler", scaler(behavior={"scaleDown": {"policies": []}}), ["spec.behavior.scaleDown.policies"]),
+        ("HorizontalPodAutoscaler", scaler(behavior={"scaleDown": {"stabilizationWindowSeconds": 3601}}),
+         ["spec.behavior.scaleDown.stabilizationWindowSeconds"]),
+        ("HorizontalPodAutoscaler", scaler(behavior={"scaleDown": {"policies": [{"type": "Pods", "value": 0, "periodSeconds": 0}]}}),
+         ["spec.behavior.scaleDown.policies[0].value", "spec.behavior.scaleDown.policies[0].periodSeconds"]),
+        ("HorizontalPodAutoscaler", scaler(behavior={"scaleUp": {"tolerance": "0.2"}}), ["spec.behavior.scaleUp.tolerance"]),
+        ("ClusterRole", make("ClusterRole", {}, name="aftershock:look"), []),
         ("Deployment", workload("Deployment"), []),
         ("Deployment", workload("Deployment", labels={"app": "b"}), ["spec.template.metadata.labels"]),
         ("Deployment", workload("Deployment", replicas=-1), ["spec.replicas"]),

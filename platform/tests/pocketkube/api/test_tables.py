@@ -53,6 +53,27 @@ def test_the_status_of_a_pod_is_what_matters_most(state: Any, ready: bool, delet
     assert (shown["Status"], shown["Ready"]) == (expected, f"{int(ready)}/1")
 
 
+def test_an_autoscaler_shows_what_is_and_what_should_be() -> None:
+    def metric(name: str, **target: Any) -> Object:
+        return {"type": "Resource", "resource": {"name": name, "target": target}}
+
+    current = {
+        "type": "Resource",
+        "resource": {"name": "cpu", "current": {"averageUtilization": 82, "averageValue": "82m"}},
+    }
+    resource = TABLE.find("autoscaling", "v2", "horizontalpodautoscalers")
+    assert resource is not None
+    metrics = [
+        metric("cpu", type="Utilization", averageUtilization=60),
+        metric("memory", type="AverageValue", averageValue="64Mi"),
+    ]
+    made = tables.table(resource, [{
+        "metadata": {"name": "a"}, "status": {"currentReplicas": 3, "currentMetrics": [current]},
+        "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "a"}, "minReplicas": 2, "maxReplicas": 6, "metrics": metrics},
+    }], "7", "None")  # fmt: skip
+    assert made["rows"][0]["cells"][:6] == ["a", "Deployment/a", "cpu: 82%/60%,memory: <unknown>/64Mi", 2, 6, 3]
+
+
 def test_restarts_say_when() -> None:
     obj = pod("a")
     obj["status"]["containerStatuses"][0].update(

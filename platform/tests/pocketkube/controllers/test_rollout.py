@@ -56,6 +56,27 @@ def test_bounds_of_a_rollout(replicas: int, surge: Any, unavailable: Any, expect
     assert bounds(deployment(replicas, surge, unavailable)) == expected
 
 
+def test_templates_are_compared_as_go_writes_them() -> None:
+    container = {
+        "name": "a",
+        "image": "a:1",
+        "env": [{"name": "E", "value": ""}],
+        "args": [],
+        "readinessProbe": {"initialDelaySeconds": 0},
+    }
+    written = {
+        "metadata": {"labels": {"app": "a", "empty": ""}},
+        "spec": {"containers": [container], "nodeSelector": {"x": ""}},
+    }
+    bare = {"name": "a", "image": "a:1", "env": [{"name": "E"}]}
+    answered = {"metadata": {"labels": {"app": "a", "empty": "", rollout.HASH_LABEL: "x"}, "creationTimestamp": None},
+                "spec": {"containers": [bare], "nodeSelector": {"x": ""}}}  # fmt: skip
+    assert rollout.without_hash(written) == rollout.without_hash(answered)
+    assert template_hash(written, 0) == template_hash(answered, 0)
+    for change in ({"automountServiceAccountToken": False}, {"nodeSelector": {}}, {"terminationGracePeriodSeconds": 0}):
+        assert rollout.without_hash(written) != rollout.without_hash({**written, "spec": {**written["spec"], **change}})  # type: ignore[dict-item]
+
+
 def test_recreate_has_no_bounds_and_takes_all_at_once() -> None:
     d = deployment(5, kind="Recreate")
     assert bounds(d) == (0, 0)
