@@ -18,6 +18,7 @@ from tests.aftershock.small_api import SmallApi, serving
 PROJECT = Path(__file__).parents[3]
 EXPERIMENT = experiment.load(PROJECT / "experiments/payments-pod-kill.yaml")
 DEPLOYMENT = "/apis/apps/v1/namespaces/shop/deployments/payments"
+AUTOSCALER = "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers/payments"
 World = tuple[SmallApi, Cluster, UndoJournal]
 
 
@@ -26,6 +27,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     """A Deployment whose controller is at once done."""
     with serving(tmp_path) as (api, cluster, settings), UndoJournal.of(settings) as journal:
         api.put(DEPLOYMENT, spec={"replicas": 2, "selector": {"matchLabels": {"app": "payments"}}}, status={})
+        api.put(AUTOSCALER, spec={"minReplicas": 2})
         real = api.answer
 
         def controlled(
@@ -50,7 +52,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def served(api: SmallApi) -> None:
-    """Let discovery know Deployments."""
+    """Let discovery know Deployments and their autoscalers."""
     real = api.answer
 
     def answer(
@@ -58,6 +60,9 @@ def served(api: SmallApi) -> None:
     ) -> tuple[int, dict[str, Any]]:
         if path == "/apis/apps/v1":
             return 200, {"resources": [{"name": "deployments", "kind": "Deployment", "namespaced": True}]}
+        if path == "/apis/autoscaling/v2":
+            name = "horizontalpodautoscalers"
+            return 200, {"resources": [{"name": name, "kind": "HorizontalPodAutoscaler", "namespaced": True}]}
         return real(method, path, query, body, content_type)
 
     api.answer = answer  # type: ignore[method-assign]
@@ -68,11 +73,13 @@ def test_on_and_off_again(world: World) -> None:
     served(api)
     told: list[str] = []
     weakness.apply(cluster, journal, "r1", EXPERIMENT, "payments-single-replica", told.append)
+    assert api.objects[AUTOSCALER]["spec"] == {"minReplicas": 1}
     assert api.objects[DEPLOYMENT]["spec"]["replicas"] == 1
-    (entry,) = journal.pending()
-    assert (entry.action, entry.inverse.check["rolled_out"]) == ("weakness", True)
-    (undone,) = weakness.lift(cluster, journal, "r1")
-    assert undone.state == "done"
+    pending = journal.pending()
+    assert {e.action for e in pending} == {"weakness"}
+    assert sorted(bool(e.inverse.check.get("rolled_out")) for e in pending) == [False, True]
+    assert [u.state for u in weakness.lift(cluster, journal, "r1")] == ["done", "done"]
+    assert api.objects[AUTOSCALER]["spec"] == {"minReplicas": 2}
     assert api.objects[DEPLOYMENT]["spec"] == {"replicas": 2, "selector": {"matchLabels": {"app": "payments"}}}
     assert weakness.lift(cluster, journal, "r1") == []
 
@@ -91,7 +98,7 @@ def test_a_shop_that_does_not_follow_is_not_waited_for_for_ever(world: World) ->
     api.put("/api/v1/namespaces/shop/pods/payments-9", metadata={"labels": {"app": "payments"}})  # one that does not go
     with pytest.raises(DeadlineExceeded, match="2 pods, 1 wanted"):
         weakness.apply(cluster, journal, "r1", EXPERIMENT, "payments-single-replica", deadline_s=0.2)
-    assert len(journal.pending()) == 1
+    assert len(journal.pending()) == 2
 
 
 def test_a_name_that_there_is_not_lists_those_there_are(world: World) -> None:
