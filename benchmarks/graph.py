@@ -135,7 +135,9 @@ class RawNeo4j:
     def __init__(self) -> None:
         import neo4j
 
-        self._driver = neo4j.GraphDatabase.driver(os.environ["NEO4J_URI"], auth=neo4j_auth())
+        self._driver = neo4j.GraphDatabase.driver(
+            os.environ["NEO4J_URI"], auth=neo4j_auth(), notifications_min_severity="OFF"
+        )
         self._session = self._driver.session()
 
     def run(self, cypher: str, parameters: Json) -> list[Json]:
@@ -145,6 +147,7 @@ class RawNeo4j:
         with self._session.begin_transaction() as transaction:
             for cypher, parameters in statements:
                 transaction.run(cypher, parameters).consume()
+            transaction.commit()
 
     def close(self) -> None:
         self._session.close()
@@ -306,7 +309,7 @@ def of_neo4j(pattern: Path, seed: int, sizes: list[int]) -> Iterator[Json]:
     finally:
         say("emptying the server")
         for label in schema.NODES:
-            raw.run(f"MATCH (n:`{label}`) CALL {{ WITH n DETACH DELETE n }} IN TRANSACTIONS OF 10000 ROWS", {})
+            raw.run(f"MATCH (n:`{label}`) CALL (n) {{ DETACH DELETE n }} IN TRANSACTIONS OF 500 ROWS", {})
         raw.close()
 
 
