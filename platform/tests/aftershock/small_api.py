@@ -20,7 +20,7 @@ Object = dict[str, Any]
 KINDS = {
     "pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "deployments": "Deployment",
     "statefulsets": "StatefulSet", "leases": "Lease", "networkchaos": "NetworkChaos", "endpointslices": "EndpointSlice",
-    "poddisruptionbudgets": "PodDisruptionBudget",
+    "poddisruptionbudgets": "PodDisruptionBudget", "horizontalpodautoscalers": "HorizontalPodAutoscaler",
 }  # fmt: skip
 
 
