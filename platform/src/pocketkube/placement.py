@@ -29,6 +29,7 @@ class Node:
 
     object: Object
     pods: tuple[Object, ...]
+    foreign: frozenset[tuple[str, str]] = frozenset()  # claims (namespace, name) whose data is on another node
 
     @property
     def name(self) -> str:
@@ -178,6 +179,18 @@ def full(pod: Object, node: Node, others: list[Node]) -> Reasons:
     ]  # fmt: skip
 
 
+def volumes_elsewhere(pod: Object, node: Node, others: list[Node]) -> Reasons:
+    """VolumeBinding: data stays on the node that used it first, as with volumes of a node's own disk."""
+    names = {(pod["metadata"].get("namespace") or "", name) for name in claims_of(pod)}
+    return ["node(s) didn't match PersistentVolume's node affinity"] if names & node.foreign else []
+
+
+def claims_of(pod: Object) -> list[str]:
+    """Names of the claims that a pod uses."""
+    sources = [v.get("persistentVolumeClaim") for v in pod["spec"].get("volumes") or []]
+    return [source["claimName"] for source in sources if source]
+
+
 def skewed(pod: Object, node: Node, others: list[Node]) -> Reasons:
     """PodTopologySpread with whenUnsatisfiable: DoNotSchedule."""
     for constraint in pod["spec"].get("topologySpreadConstraints") or []:
@@ -265,7 +278,7 @@ def _near(term: Mapping[str, Any], pod: Object, node: Node, others: list[Node]) 
 
 
 Filter = Callable[[Object, Node, list[Node]], Reasons]
-FILTERS: tuple[Filter, ...] = (cordoned, tainted, unaffine, crowded, full, skewed, disliked)
+FILTERS: tuple[Filter, ...] = (cordoned, tainted, unaffine, crowded, full, volumes_elsewhere, skewed, disliked)
 
 
 # Scores: higher is better; each gives a mapping of node name to 0..100.

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pocketkube.controllers import conditions, pods
 from pocketkube.controllers.moments import stamp
 from pocketkube.controllers.reconciler import Context, Key, key_of
-from pocketkube.placement import Node, Nowhere, place
+from pocketkube.placement import Node, Nowhere, claims_of, place
 from pocketkube.storage import Event, Object
 
 SCHEDULER = "default-scheduler"
+SELECTED = "volume.kubernetes.io/selected-node"  # upstream's name for the node that a claim's volume is made for
 
 
 class Scheduler:
@@ -58,8 +59,14 @@ class Scheduler:
         for pod in self._store.list("pods"):
             if (name := pod["spec"].get("nodeName")) and pods.phase(pod) not in pods.TERMINAL:
                 on.setdefault(name, []).append(pod)
+        homes = {
+            (c["metadata"].get("namespace") or "", c["metadata"]["name"]): home
+            for c in self._store.list("persistentvolumeclaims")
+            if (home := (c["metadata"].get("annotations") or {}).get(SELECTED))
+        }
         return [
-            Node(n, tuple(on.get(n["metadata"]["name"], ())))
+            Node(n, tuple(on.get(n["metadata"]["name"], ())),
+                 frozenset(claim for claim, home in homes.items() if home != n["metadata"]["name"]))
             for n in self._store.list("nodes") if "deletionTimestamp" not in n["metadata"]
         ]  # fmt: skip
 
@@ -70,9 +77,18 @@ class Scheduler:
             draft["spec"]["nodeName"] = node
             self._condition(draft, {"type": "PodScheduled", "status": "True"})
 
+        self._bind_claims(pod, node)
         bound = self._store.mutate("pods", meta["namespace"], meta["name"], bind)
         note = f"Successfully assigned {meta['namespace']}/{meta['name']} to {node}"
         self._store.record_event(bound, "Scheduled", note, source=SCHEDULER)
+
+    def _bind_claims(self, pod: Object, node: str) -> None:
+        def settle(claim: Object) -> None:
+            claim["metadata"].setdefault("annotations", {}).setdefault(SELECTED, node)
+
+        for name in claims_of(pod):
+            if self._store.find("persistentvolumeclaims", pod["metadata"]["namespace"], name) is not None:
+                self._store.mutate("persistentvolumeclaims", pod["metadata"]["namespace"], name, settle)
 
     def _refuse(self, pod: Object, why: str) -> None:
         wanted = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}

@@ -33,9 +33,10 @@ def prepare(store: Store, pod: Object, folder: Path, claims: Path) -> dict[str, 
         directory = folder / name
         if (claim := volume.get("persistentVolumeClaim")) is not None:
             namespace = pod["metadata"]["namespace"]
-            if store.find("persistentvolumeclaims", namespace, claim["claimName"]) is None:
+            found = store.find("persistentvolumeclaims", namespace, claim["claimName"])
+            if found is None:
                 raise Missing(f'persistentvolumeclaim "{claim["claimName"]}" not found')
-            directory = claims / namespace / claim["claimName"]
+            directory = claims / f"{namespace}-{claim['claimName']}-{found['metadata']['uid']}"  # a new claim is empty
         directory.mkdir(parents=True, exist_ok=True)
         for path, (content, mode) in _files(store, pod, volume).items():
             target = (directory / path).resolve()

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -73,7 +74,8 @@ def silent(connection: socket.socket, timeout_s: float = 0.3) -> bool:
 def test_a_power_cut_is_silence_then_not_ready_then_eviction_and_ends_with_the_boot(cluster: Cluster) -> None:
     servers = web(2)
     servers[1]["spec"]["template"]["spec"]["tolerations"] = SOON
-    stays = pod("stays", shell("exec sleep 1000"), nodeSelector={"kubernetes.io/hostname": "body2"})
+    stays = pod("stays", shell("cd $HOME && exec sleep 1000", volumeMounts=[{"name": "tmp", "mountPath": tempfile.gettempdir()}]),
+                volumes=[{"name": "tmp", "emptyDir": {}}], nodeSelector={"kubernetes.io/hostname": "body2"})  # fmt: skip
     cluster.apply(*servers, *stateful("store", "body2"), stays)
     first = {p["spec"]["nodeName"] for p in cluster.ready("app=web", 2)}
     assert first == {"body", "body2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -86,6 +87,22 @@ HAPPY: dict[str, tuple[Object, list[Node], str]] = {
         [node("body", pod(), labels={ROLE: "body"}), node("body2", labels={ROLE: "body"}), node("memory")], "body2"),
     "equals go by name": (pod(), [node("b"), node("a")], "a"),
 }  # fmt: skip
+
+
+def test_data_keeps_its_pod_on_its_node() -> None:
+    wanted = pod(volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "data-0"}}])
+    body, body2 = node("body"), node("body2")
+    away = dataclasses.replace(body, foreign=frozenset({("shop", "data-0")}))
+    assert place(wanted, [away, body2]) == "body2"
+    assert place(pod(), [away]) == "body"
+    found = place(wanted, [away])
+    assert isinstance(found, Nowhere)
+    assert found.message().startswith(
+        "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity."
+    )
+    assert "Preemption is not helpful" in found.message()
+    other = dataclasses.replace(body, foreign=frozenset({("elsewhere", "data-0")}))
+    assert place(wanted, [other]) == "body"
 
 
 @pytest.mark.parametrize("case", HAPPY)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pocketkube.controllers import pods
+from pocketkube.scheduler import SELECTED
 from pocketkube.storage import Object
 from tests.pocketkube.controllers.test_deployment import image
 from tests.pocketkube.controllers.world import World, live, template
@@ -104,6 +105,51 @@ def test_a_deleted_pod_keeps_its_name_and_claim_and_comes_back_only_when_gone() 
         assert after["metadata"]["uid"] != before["metadata"]["uid"]
         assert w.get("persistentvolumeclaims", "data-postgres-0")["metadata"]["uid"] == claim["metadata"]["uid"]
         await w.until(lambda: rolled_out(w))
+
+    live(test)
+
+
+def test_a_pod_with_data_waits_for_its_node() -> None:
+    async def test(w: World) -> None:
+        w.nodes("memory", "body")
+        stateful_set(w, 1)
+        await w.until(lambda: rolled_out(w))
+        home = w.pods()[0]["spec"]["nodeName"]
+        assert w.get("persistentvolumeclaims", "data-postgres-0")["metadata"]["annotations"] == {SELECTED: home}
+        w.store.mutate("nodes", None, home, lambda n: n["spec"].update(unschedulable=True))
+        pods.end(w.store, w.pods()[0], w.clock())
+        await asyncio.sleep(5)
+        assert w.pods()[0]["spec"].get("nodeName") is None
+        assert "1 node(s) didn't match PersistentVolume's node affinity" in w.notes("FailedScheduling")[0]
+        w.store.mutate("nodes", None, home, lambda n: n["spec"].update(unschedulable=False))
+        await w.until(lambda: rolled_out(w))
+        assert w.pods()[0]["spec"]["nodeName"] == home
+
+    live(test)
+
+
+def test_a_pod_on_a_lost_node_is_not_replaced_until_it_is_gone() -> None:
+    async def test(w: World) -> None:
+        w.nodes("memory")
+        soon = [
+            {
+                "key": "node.kubernetes.io/unreachable",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": 10,
+            }
+        ]
+        stateful_set(w, 1, template=template({"app": "postgres"}, tolerations=soon))
+        await w.until(lambda: rolled_out(w))
+        before = w.pods()[0]["metadata"]["uid"]
+        w.kubelets.dead.add("memory")
+        w.nodes("body")
+        await asyncio.sleep(60)
+        assert [(p["metadata"]["uid"], pods.is_terminating(p)) for p in w.pods()] == [(before, True)]
+        w.kubelets.dead.clear()
+        w.store.delete("pods", "shop", "postgres-0")  # as the kubelet does once its node is back
+        await w.until(lambda: rolled_out(w))
+        assert w.pods()[0]["spec"]["nodeName"] == "memory"
 
     live(test)
 

@@ -109,7 +109,8 @@ def test_what_is_missing_is_named(source: dict[str, Any], message: str) -> None:
 
 def test_volumes_are_directories_and_paths_lead_there(tmp_path: Path) -> None:
     kept = store()
-    kept.create("persistentvolumeclaims", {"metadata": {"name": "data", "namespace": "shop"}})
+    claim = kept.create("persistentvolumeclaims", {"metadata": {"name": "data", "namespace": "shop"}})
+    home = tmp_path / f"claims/shop-data-{claim['metadata']['uid']}"
     pod = {**POD, "spec": {"volumes": [
         {"name": "c", "configMap": {"name": "c", "defaultMode": 0o400, "items": [{"key": "a", "path": "below/a.txt"}]}},
         {"name": "p", "projected": {"sources": [{"secret": {"name": "s"}}, {"downwardAPI": {"items": [
@@ -120,12 +121,12 @@ def test_volumes_are_directories_and_paths_lead_there(tmp_path: Path) -> None:
     assert (found["c"] / "below/a.txt").stat().st_mode & 0o777 == 0o400
     assert (found["p"] / "key").read_bytes() == b"secret"
     assert (found["p"] / "name").read_text() == "web-0"
-    assert found["d"] == tmp_path / "claims/shop/data"
+    assert found["d"] == home
     container = {
         "volumeMounts": [{"name": "d", "mountPath": "/data"}, {"name": "e", "mountPath": "/data/tmp/", "subPath": "x"}]
     }
     mounts = volumes.mounts(container, found, lambda text: text)
-    assert volumes.rewrite("/data/file", mounts) == str(tmp_path / "claims/shop/data/file")
+    assert volumes.rewrite("/data/file", mounts) == str(home / "file")
     assert volumes.rewrite("/data/tmp/file", mounts) == str(tmp_path / "pod/e/x/file")
     assert volumes.rewrite("/database", mounts) == "/database"
 
