@@ -6,6 +6,7 @@ written in one transaction, and a transaction whose end nobody learned is played
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,6 +54,7 @@ class Neo4j:
     def __init__(self, url: str, login: Login, deadline_s: float, *, read_only: bool) -> None:
         import neo4j
 
+        logging.getLogger("neo4j").addHandler(logging.NullHandler())  # what it would print comes as an error too
         self.name, self._login, self._deadline_s, self._read_only = url, login, deadline_s, read_only
         auth = None if login.user is None else neo4j.basic_auth(login.user, login.password or "")
         with _explained(url, login):

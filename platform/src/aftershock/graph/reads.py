@@ -12,7 +12,7 @@ Ask = Callable[[str, Mapping[str, Any]], list[dict[str, Any]]]
 
 
 def read(runs: Sequence[str], ask: Ask, *, chosen: bool = True) -> Iterator[Rows]:
-    """The rows of runs, in the order given; a run that the graph does not hold has no rows. All of them are in memory at once.
+    """The rows of runs, in the order given, without those that the graph does not hold. All of them are in memory at once.
 
     Unless `chosen`, the engine is asked for the rows of all its runs: ladybug's WHERE with a list picks wrong ones.
     """
@@ -33,7 +33,7 @@ def read(runs: Sequence[str], ask: Ask, *, chosen: bool = True) -> Iterator[Rows
         for start, end in ends:
             for rows, row in asked(f"(a:`{start}`)-[e:{type_}]->(b:`{end}`)", "a", returned):
                 rows.edges.setdefault((type_, start, end), {})[row["start_"], row["end_"]] = _stored(row, properties)
-    yield from found.values()
+    yield from (rows for rows in found.values() if rows.nodes)
 
 
 def _returned(variable: str, properties: Mapping[str, type]) -> str:
