@@ -131,6 +131,8 @@ def need_of(inverse: Inverse) -> list[Need]:
     """The permissions that undoing takes: its own verb, and the look at whether it worked."""
     if inverse.kind == "none":
         return []
+    if inverse.kind == "command":  # what a program may do is its own affair
+        return [_need("get", inverse.check_path)]
     verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}[inverse.method]
     return [_need(verb, inverse.path), _need("get", inverse.check_path)]
 
