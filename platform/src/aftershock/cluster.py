@@ -42,6 +42,7 @@ Texts = list[str]
 Query = Mapping[str, str | int | bool | None]
 TIMEOUT_S = 10.0
 CONNECT_S = 3.0
+HURRY_S = 1.0
 TRIES = 3
 BACKOFF_S = 0.1
 BYTES_MAX = 64_000_000
@@ -92,6 +93,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._served: dict[str, dict[str, Resource]] = {}
         self._identity: ClusterIdentity | None = None
+        self._hurry_s: float | None = None
 
     @classmethod
     def connect(cls, on: str, settings: Settings) -> Self:
@@ -168,11 +170,14 @@ class Cluster:
         return self._access.namespace
 
     def answers(self, timeout_s: float = 2.0) -> bool:
-        """True if an API server answers now, whatever it says."""
+        """True if an API server answers now, whatever it says; while none does, no request waits for longer than `HURRY_S`."""
+        self._hurry_s = timeout_s
         try:
             self.raw("GET", "/version", timeout_s=timeout_s)
         except ClusterUnreachable:
+            self._hurry_s = HURRY_S
             return False
+        self._hurry_s = None
         return True
 
     def kubeconfig_for_child(self, folder: Path) -> Path:
@@ -202,6 +207,7 @@ class Cluster:
         Raises NotFound, Forbidden, ClusterError with status, reason and Status body, ClusterUnreachable.
         """
         again = method in _SAFE if safe is None else safe
+        timeout_s = min(timeout_s, self._hurry_s or timeout_s)
         ends, wait_s = time.monotonic() + timeout_s, BACKOFF_S
         for left in reversed(range(TRIES if again else 1)):
             error: ClusterError
@@ -354,6 +360,7 @@ class Cluster:
         self, method: str, path: str, query: Query | None, body: Any, content_type: str,
         headers: Mapping[str, str] | None, timeout_s: float,
     ) -> tuple[int, bytes, Mapping[str, str]]:  # fmt: skip
+        timeout_s = min(timeout_s, self._hurry_s or timeout_s)
         ends = time.monotonic() + timeout_s
         response = self._open(method, path, query, body, content_type, headers, max(0.01, timeout_s))
         content = _read(response, ends, f"{method} {path}", definite=method in _SAFE)

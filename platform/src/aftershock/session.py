@@ -291,7 +291,7 @@ class Session:
             self.tell("last answers", self._done())
             self.load_facts = self._load.finish(LOAD_ENDS_S)
         self.tell("letting orders settle", None)
-        self._check_invariants()
+        self._check_invariants(SETTLE_S if self.cluster.answers(1.0) else 0.0)  # if not, all that follows hurries
         for observer in reversed(self._observers):
             self.reports.append(observer.stop())
 
@@ -367,7 +367,7 @@ class Session:
         """Undo entries; for those that failed before a short try is enough, since the watchdog and `aftershock undo` come after it."""
         first, again = ([e for e in entries if e.state == state] for state in ("pending", "failed"))
         done = self.journal.undo(self.cluster, first, deadline_s, silent_s=silent_s)
-        if again and self.cluster.answers():
+        if again and self.cluster.answers(1.0):
             done += self.journal.undo(self.cluster, again, BRIEFLY_S, silent_s=silent_s)
         return done
 
@@ -376,12 +376,12 @@ class Session:
         if self.plan is not None and not self._pending():
             preflight.release(self.plan, self.cluster, self.run_id)
 
-    def _check_invariants(self) -> None:
+    def _check_invariants(self, settle_s: float) -> None:
         wanted = self.experiment.invariants
         if not wanted or not self.folder.has("samples.parquet"):
             return
         ledger = Ledger(self.cluster, self.experiment.blast_radius.namespaces[0])
-        found = ledger.collect(self.folder, self.started_us, SETTLE_S)
+        found = ledger.collect(self.folder, self.started_us, settle_s)
         columns = ("order_id", "idempotency_key", "status")
         table = self.folder.table("samples.parquet", columns).to_pydict()
         answers = [invariants.Answer(*row) for row in zip(*(table[c] for c in columns), strict=True)]

@@ -1,8 +1,9 @@
 """Tests on the Kubernetes of $KUBECONFIG, where the shop of `gitops/apps` runs; what a test leaves there fails it.
 
-Two programs say what no API can do, each called with a verb and a node or nothing: $AFTERSHOCK_NODE_POWER (`off NODE`, `on NODE`) and
-$AFTERSHOCK_TEST_API (`freeze`, `thaw`: the API server answers nothing, and goes on as if nothing had been). A test that needs one that is
-not there is skipped. Where the project's own test cluster stands beside the checkout, both are made from its tool.
+Two programs do what no API can: $AFTERSHOCK_NODE_POWER (called as `PROGRAM off NODE` and `PROGRAM on NODE`), and $AFTERSHOCK_TEST_API,
+which freezes the API server (it takes connections and answers nothing), says `frozen`, and lets it go on once its own standard input
+ends, at most 90 s later, so that no test that dies leaves it frozen. A test that needs one that is not there is skipped. Where the
+project's own test cluster stands beside the checkout, both are made from its tool.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ case "$1" in off) exec {tool} kill-node "$2";; on) exec {tool} start-node "$2" -
 exit 2
 """
 API = """#!/bin/sh
-case "$1" in freeze) signal=STOP;; thaw) signal=CONT;; *) exit 2;; esac
-exec {tool} node-exec brain sh -c 'for p in /proc/[0-9]*; do
-  case "$(head -zn1 "$p/cmdline" 2>/dev/null | tr -d "\\0")" in */kube-apiserver) kill -'"$signal"' "${{p#/proc/}}";; esac; done'
+signal() {{ {tool} node-exec brain sh -c 'for p in /proc/[0-9]*; do
+  case "$(head -zn1 "$p/cmdline" 2>/dev/null | tr -d "\\0")" in */kube-apiserver) kill -'"$1"' "${{p#/proc/}}";; esac; done' </dev/null; }}
+trap 'signal CONT' EXIT
+trap 'exit 1' TERM INT HUP
+signal STOP && echo frozen
+timeout 90 cat
 """
 
 
@@ -119,10 +123,10 @@ class Bed:
 
         return until(now, deadline_s, told)
 
-    def call(self, *arguments: str, code: int | None = 0, timeout_s: float = RUN_S, **env: str) -> str:
+    def call(self, *arguments: str, code: int | None = 0, **env: str) -> str:
         """Run a command to its end; returns what it printed."""
         process = self.start(*arguments, **env)
-        process.wait(timeout_s)
+        process.wait(RUN_S)
         out, err = self.said(process)
         assert code is None or process.returncode == code, f"{process.returncode}\n{out}\n{err[-3000:]}"
         return out
@@ -141,12 +145,14 @@ class Bed:
         return found
 
     def variant(self, base: str, name: str, **changes: Any) -> Path:
-        """An experiment of the project with other windows, arguments of its action, or keys of the extension."""
+        """An experiment of the project with other windows, another provider or arguments of its action, or keys of the extension."""
         document = yaml.safe_load((PROJECT / "experiments" / f"{base}.yaml").read_text())
         extension = document["extensions"][0]
         for key, value in changes.items():
             if key == "arguments":
                 document["method"][0]["provider"]["arguments"].update(value)
+            elif key == "provider":
+                document["method"][0]["provider"] = {"type": "python", **value}
             elif key == "load":
                 extension["load"].update(value)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,16 +27,16 @@ RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNT = "aftershock-break"
 BOUND_S = 30.0  # after its schedule a run has ended, whatever does not answer
 UNDO_S = 2.0  # after the death of a run its fault is undone
-CACHE_S = 10.0  # an API server believes a token for so long after it was revoked
 
 
 def cordoned(bed: Bed) -> bool:
     return bool(bed.cluster.request("GET", NODE)["spec"].get("unschedulable"))
 
 
-def drained(bed: Bed) -> bool:
-    """The drain is through: the node is cordoned, and no pod of the shop is on it."""
-    return cordoned(bed) and not bed.cluster.list(f"{SHOP}/pods", field_selector="spec.nodeName=body2")
+def cordon(bed: Bed, name: str, **load: float) -> Path:
+    """An experiment that takes no pod along, so that what it leaves is the one thing to be seen."""
+    provider = {"module": "chaosk8s.node.actions", "func": "cordon_node", "arguments": {"name": "body2"}}
+    return bed.variant("body2-drain", name, provider=provider, load={**SHORT, **load})
 
 
 def reasons(verdict: dict[str, Any], outcome: str = "INCONCLUSIVE") -> str:
@@ -57,11 +58,16 @@ def frozen(bed: Bed) -> Iterator[None]:
     """An API server that answers nothing and takes connections all the same, the worst of all."""
     if "AFTERSHOCK_TEST_API" not in bed.programs:
         pytest.skip("AFTERSHOCK_TEST_API names no program that freezes the API server")
-    bed.program("AFTERSHOCK_TEST_API", "freeze")
-    try:
-        yield
-    finally:
-        bed.program("AFTERSHOCK_TEST_API", "thaw")
+    program = [bed.programs["AFTERSHOCK_TEST_API"]]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "frozen\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            assert process.wait(30) == 0
 
 
 def test_killed_in_mid_drain(bed: Bed) -> None:
@@ -79,9 +85,8 @@ def test_killed_in_mid_drain(bed: Bed) -> None:
 
 
 def test_the_api_server_is_away_for_twenty_seconds_of_a_fault(bed: Bed) -> None:
-    load = {**SHORT, "fault_s": 10, "recovery_s": 20}
-    run = bed.run(bed.variant("body2-drain", "away", load=load))
-    bed.during(run, lambda: drained(bed))
+    run = bed.run(cordon(bed, "away", fault_s=10, recovery_s=15))
+    bed.during(run, lambda: cordoned(bed))
     with frozen(bed):
         time.sleep(20)
     assert run.wait(120) == 2, bed.said(run)
@@ -101,8 +106,8 @@ def test_the_api_server_is_away_for_twenty_seconds_of_a_fault(bed: Bed) -> None:
 
 
 def test_the_api_server_does_not_come_back_while_the_run_lasts(bed: Bed) -> None:
-    run = bed.run(bed.variant("body2-drain", "gone", load={**SHORT, "recovery_s": 2}))
-    bed.during(run, lambda: drained(bed))
+    run = bed.run(cordon(bed, "gone", fault_s=6, recovery_s=2))
+    bed.during(run, lambda: cordoned(bed))
     with frozen(bed):
         assert run.wait(100) == 2, bed.said(run)
     thawed = time.monotonic()
@@ -114,7 +119,7 @@ def test_the_api_server_does_not_come_back_while_the_run_lasts(bed: Bed) -> None
     assert "the API server did not answer when the run ended" in reasons(verdict)
     (undo,) = [f for f in verdict["findings"] if f["rule"] == "undo"]
     assert "aftershock undo" in undo["hint"]
-    assert late_s(bed, "gone") < BOUND_S
+    assert late_s(bed, "gone") < BOUND_S, bed.said(run)[1]
     bed.clean()
     assert bed.call("undo", "--on", bed.context).strip() == "nothing to undo"
 
@@ -199,9 +204,9 @@ def a_secret() -> str:
 def test_a_token_that_ends_in_mid_run(bed: Bed, account: Account) -> None:
     secret = a_secret()
     config = account.kubeconfig({"token": account.token(secret)}, "ends")
-    path = bed.variant("body2-drain", "revoked", load={**SHORT, "fault_s": 17, "recovery_s": 2})
+    path = cordon(bed, "revoked", fault_s=14, recovery_s=2)
     run = bed.run(path, on="ends", KUBECONFIG=config)
-    bed.during(run, lambda: drained(bed))
+    bed.during(run, lambda: cordoned(bed))
     account.revoke(secret)
     assert run.wait(120) == 2, bed.said(run)
     verdict = bed.verdict("revoked")
@@ -223,8 +228,8 @@ def test_a_token_file_that_is_rewritten_and_a_second_run(bed: Bed, account: Acco
     first, second, file = a_secret(), a_secret(), bed.folder / "token"
     file.write_text(account.token(first))
     config = account.kubeconfig({"tokenFile": str(file)}, "renewed")
-    run = bed.run(bed.variant("body2-drain", "renewed", load={**SHORT, "fault_s": 16}), on="renewed", KUBECONFIG=config)
-    bed.during(run, lambda: drained(bed))
+    run = bed.run(cordon(bed, "renewed", fault_s=14), on="renewed", KUBECONFIG=config)
+    bed.during(run, lambda: cordoned(bed))
     file.write_text(account.token(second))
     account.revoke(first)
     other = {"XDG_STATE_HOME": str(bed.folder / "another")}  # as on another machine, and by another name of the cluster
@@ -242,8 +247,8 @@ def test_a_token_file_that_is_rewritten_and_a_second_run(bed: Bed, account: Acco
 
 def test_permission_that_is_lost_in_mid_run(bed: Bed, account: Account) -> None:
     config = account.kubeconfig({"token": account.token(a_secret())}, "denied")
-    run = bed.run(bed.variant("body2-drain", "denied", load={**SHORT, "recovery_s": 2}), on="denied", KUBECONFIG=config)
-    bed.during(run, lambda: drained(bed))
+    run = bed.run(cordon(bed, "denied", recovery_s=2), on="denied", KUBECONFIG=config)
+    bed.during(run, lambda: cordoned(bed))
     account.deny()
     assert run.wait(120) == 2, bed.said(run)
     verdict = bed.verdict("denied")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 READY_S = 40.0
 POLL_S = 0.3
-LINGER_S, END_S = 1.5, 10.0
+LINGER_S, END_S = 1.5, 5.0
 
 
 class RemoteReceiver:
