@@ -94,7 +94,7 @@ class _Look:
             self._history.recommended.append((self._now_s, current))
         found = self._desired(current, self._pods(namespace, target))
         if found is None:
-            self._write(current, self._before.get("desiredReplicas", 0), self._before.get("currentMetrics"))
+            self._write(current, self._before.get("desiredReplicas", 0), self._shown)
             return
         desired, reason, metrics = found
         if desired != current:
@@ -145,14 +145,17 @@ class _Look:
                 wishes.append(proposal(metric, every, usages, current, self._now_s))
                 self._shown.append(wishes[-1].current)
             except NoMetric as error:
-                failures.append(str(error))
+                failures.append((metric["resource"]["name"], str(error)))
+                self._shown.append({"type": ""})  # so upstream shows what has no value
                 self._tell("FailedGetResourceMetric", str(error), "Warning")
         best = max(wishes, key=lambda w: w.replicas, default=None)
         if failures and (best is None or best.replicas < current):
-            message = f"the HPA was unable to compute the replica count: {failures[0]}"
+            resource, why = failures[0]
+            message = f"the HPA was unable to compute the replica count: {why}"
             self._condition("ScalingActive", "False", "FailedGetResourceMetric", message)
             count = f"{len(failures)} invalid out of {len(self._spec['metrics'])}"
-            self._tell("FailedComputeMetricsReplicas", f"invalid metrics ({count}), first error is: {failures[0]}", "Warning")  # fmt: skip
+            told = f"invalid metrics ({count}), first error is: failed to get {resource} resource metric value: {why}"
+            self._tell("FailedComputeMetricsReplicas", told, "Warning")
             return None
         assert best is not None
         message = f"the HPA was able to successfully calculate a replica count from {best.name}"
