@@ -219,7 +219,18 @@ def _namespaces(experiment: Experiment, cluster: Cluster, run_id: str) -> Iterat
         if (found["metadata"].get("labels") or {}).get(key) != value:
             yield _no("preflight", f"namespace {namespace} does not carry the label {key}={value}",
                       f"its owner says yes by `kubectl label namespace {namespace} {key}={value}`")  # fmt: skip
-        if not run_id and (holder := lease.holder(cluster, namespace)):
+        if run_id:
+            continue
+        try:
+            holder = lease.holder(cluster, namespace)
+        except ClusterUnreachable:
+            raise
+        except ClusterError as error:
+            yield _no(
+                "preflight", f"cannot tell whether another run works in namespace {namespace}: {error}", error.hint
+            )
+            continue
+        if holder:
             yield _no("preflight", f"another run works in namespace {namespace}: {holder}", "wait for it to end")
 
 

@@ -219,6 +219,12 @@ def test_a_run_takes_the_lease_and_a_second_one_is_refused(world: World) -> None
     assert LEASE not in api.objects
 
 
+def test_who_may_not_see_the_lease_is_told_so(world: World) -> None:
+    api, _, _ = world
+    api.refuse = lambda method, path: (403, "Forbidden", "leases is forbidden") if path == LEASE else None
+    assert any("cannot tell whether another run works" in summary for _, summary in told(checked(world, load())))
+
+
 def test_a_refused_run_lets_the_lease_go(world: World) -> None:
     api, cluster, journal = world
     with pytest.raises(RunRefused, match="matches nothing"):
