@@ -6,6 +6,7 @@ Locust's own runners connect, beat and report; its closed loop is never started.
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,12 +58,24 @@ def follow(environment: Any, host: str, port: int, sleep: Sleep, work: Callable[
         made["requests"] += 1
 
     environment.events.request.add_listener(count)
+    # A worker that comes before its master is there waits five seconds before it tries again.
+    _until(
+        lambda: _listens(host, port), SHARE_S, sleep, lambda: f"no master listens at {host}:{port} within {SHARE_S:g} s"
+    )
     worker = environment.create_worker_runner(host, port)
     worker.register_message(SHARE, lambda environment, msg, **_: dealt.append(msg.data))
     _until(lambda: bool(dealt), SHARE_S, sleep, lambda: f"the master at {host} dealt nothing within {SHARE_S:g} s")
     work(int(dealt[0]["index"]), int(dealt[0]["of"]), float(dealt[0]["in_s"]))
     worker.send_message(DONE, made)
     worker.greenlet.join(timeout=REPORT_S + POLL_S)  # until the master says to quit
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _missing(master: Any) -> set[str]:

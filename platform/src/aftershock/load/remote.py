@@ -106,7 +106,7 @@ class RemoteLoad:
                     f"pod {stream.post.name}: {trouble}", hint="is the API server or the machine overloaded?"
                 )
         self._reader.start()
-        for stream in reversed(self._streams):  # workers before the master, who waits for them
+        for stream in self._streams:
             stream.post.ask("begin")
 
     @property

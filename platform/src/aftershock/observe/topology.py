@@ -22,12 +22,13 @@ def calls(traces: Table | Columns) -> list[list[str]]:
 
 
 def pods(cluster: Cluster, namespaces: Sequence[str], label_selector: str | None = None) -> list[dict[str, Any]]:
-    """The pods of run.json's topology, by name; finished ones are left out. Raises ClusterError."""
+    """The pods of run.json's topology, by name; finished ones and our own are left out. Raises ClusterError."""
     found = []
     for namespace in namespaces:
         for pod in cluster.list(f"/api/v1/namespaces/{namespace}/pods", label_selector):
             meta, status = pod["metadata"], pod.get("status") or {}
-            if status.get("phase") in ("Succeeded", "Failed"):
+            ours = (meta.get("labels") or {}).get("app.kubernetes.io/part-of") == "aftershock"
+            if ours or status.get("phase") in ("Succeeded", "Failed"):
                 continue
             found.append({
                 "name": meta["name"], "uid": meta.get("uid"), "service": (meta.get("labels") or {}).get("app"),
