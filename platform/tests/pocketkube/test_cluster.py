@@ -308,6 +308,28 @@ def test_prestop_runs_before_sigterm_and_nothing_of_the_container_outlives_it(cl
     gone([child], 4.0)
 
 
+def test_a_bad_image_stalls_its_rollout_while_the_old_serve_and_undo_takes_the_old_set_again(cluster: Cluster) -> None:
+    before = {p["metadata"]["uid"] for p in cluster.ready("app=web", 2)}
+    first = cluster.get("rs", "-l", "app=web")["items"]
+    ip = cluster.get("service", "web")["spec"]["clusterIP"]
+    cluster.kubectl("set", "image", "deployment/web", "web=nobody/knows:1")
+
+    def stalled() -> bool:
+        pods = cluster.get("pods", "-l", "app=web")["items"]
+        return "ImagePullBackOff" in {waiting(cluster, p["metadata"]["name"]) for p in pods}
+
+    cluster.wait("ImagePullBackOff", stalled)
+    assert fetch(f"http://{ip}/") == 200
+    assert before <= {p["metadata"]["uid"] for p in cluster.get("pods", "-l", "app=web")["items"]}
+    assert cluster.kubectl("rollout", "history", "deployment/web").split()[-4:] == ["1", "<none>", "2", "<none>"]
+    cluster.kubectl("rollout", "undo", "deployment/web")
+    cluster.kubectl("rollout", "status", "deployment/web", "--timeout=10s")
+    assert {p["metadata"]["uid"] for p in cluster.ready("app=web", 2)} == before, "nothing that worked was ended"
+    sizes = {rs["metadata"]["uid"]: rs["spec"]["replicas"] for rs in cluster.get("rs", "-l", "app=web")["items"]}
+    assert sizes[first[0]["metadata"]["uid"]] == 2
+    assert sum(sizes.values()) == 2
+
+
 def chaos(
     name: str, action: str, direction: str, *, target: str | None, selected: str = "web", **more: Any
 ) -> dict[str, Any]:

@@ -57,13 +57,19 @@ PodSpec: 2 containers []Container, 3 restartPolicy string, 4 terminationGracePer
 Container: 1 name string, 2 image string, 3 command []string, 4 args []string, 5 workingDir string, 6 ports []ContainerPort,
   14 imagePullPolicy string
 ContainerPort: 1 name string, 2 hostPort int, 3 containerPort int, 4 protocol string, 5 hostIP string
+HorizontalPodAutoscaler: 1 metadata ObjectMeta, 2 spec AutoscalerSpec
+AutoscalerSpec: 1 scaleTargetRef ScaleTarget, 2 minReplicas *int, 3 maxReplicas int, 4 metrics []Metric
+ScaleTarget: 1 kind string, 2 name string, 3 apiVersion string
+Metric: 1 type string, 4 resource ResourceMetric
+ResourceMetric: 1 name string, 2 target MetricTarget
+MetricTarget: 1 type string, 2 value Quantity, 3 averageValue Quantity, 4 averageUtilization *int
 Unknown: 1 typeMeta TypeMeta, 2 raw bytes, 3 contentEncoding string, 4 contentType string
 TypeMeta: 1 apiVersion string, 2 kind string
 """
 # Fields that are read past whatever they hold: status is the server's to write, selfLink and managedFields are its own.
 _IGNORED = {
     "ObjectMeta": (4, 17), "Namespace": (3,), "SelfSubjectAccessReview": (3,), "PodDisruptionBudget": (3,), "Service": (3,),
-    "Deployment": (3,),
+    "Deployment": (3,), "HorizontalPodAutoscaler": (3,),
 }  # fmt: skip
 
 
@@ -147,6 +153,8 @@ def _single(kind: str, value: int | bytes) -> Json:
     if kind == "IntOrString":
         parts = dict(_fields(raw))
         return _bytes(parts.get(3, b"")).decode() if parts.get(1) else _single("int", parts.get(2, 0))
+    if kind == "Quantity":
+        return _bytes(dict(_fields(raw)).get(1, b"")).decode()
     if kind == "Time":
         seconds = next((_int(v) for n, v in _fields(raw) if n == 1), None)
         return (

@@ -227,6 +227,10 @@ def test_typed_commands_send_protobuf(shop: Cluster) -> None:
     shop.kubectl("create", "deployment", "d", "--image=x:1", "--replicas=0", "-n", "shop")
     shop.kubectl("create", "serviceaccount", "robot", "-n", "shop")
     shop.kubectl("create", "pdb", "d", "--selector=app=d", "--max-unavailable=1", "-n", "shop")
+    shop.kubectl("autoscale", "deployment", "d", "--max=3", "--cpu=50%", "--memory=64Mi", "-n", "shop")
+    scaled = json.loads(shop.kubectl("get", "hpa", "d", "-n", "shop", "-o", "json"))["spec"]
+    assert [m["resource"]["target"] for m in scaled["metrics"]] == [
+        {"type": "Utilization", "averageUtilization": 50}, {"type": "AverageValue", "averageValue": "64Mi"}]  # fmt: skip
     shop.kubectl("create", "service", "clusterip", "d", "--tcp=80:8080", "-n", "shop")
     assert shop.kubectl("get", "deploy", "d", "-n", "shop", "-o", "jsonpath={.spec.replicas}") == "0"
     assert shop.kubectl("get", "svc", "d", "-n", "shop", "-o", "jsonpath={.spec.ports[0].targetPort}") == "8080"
