@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aftershock import testbed
+from aftershock import testbed, undo
 from aftershock.cluster import Cluster
 from aftershock.events import EventLog, now_us
 from aftershock.folder import RunFolder
+from aftershock.load.plan import LoadPlan
+from aftershock.load.remote import RemoteLoad
 from aftershock.observe import reach, scrape, topology, watch
 from aftershock.observe.collector import Collector
 from aftershock.observe.ledger import Ledger
@@ -170,3 +172,21 @@ def test_a_stopped_api_server_is_a_gap(cluster: Cluster, state: Path, log: Event
         os.kill(daemon, signal.SIGCONT)
     assert log.wait_for(lambda e: e.type == "GAP", 10.0)
     assert "did not answer" in watcher.stop().gaps[0].reason
+
+
+@pytest.mark.cluster
+def test_load_from_pods_of_the_cluster_comes_home(cluster: Cluster, tmp_path: Path) -> None:
+    plan = LoadPlan("k6", PROJECT / "scenarios/checkout.js", "http://storefront.shop", 15, 1.5, seed=7)
+    load = RemoteLoad(cluster, "shop", plan, "storefront", "http", "20261125T012206Z-abc123", "aftershock/runner:dev")
+    try:
+        load.start(RunFolder(tmp_path), lambda text: None)
+        load.begun_us(20.0)
+        facts = load.finish(25.0)
+    finally:
+        load.stop()
+    assert (facts["error"], facts["scheduled"], facts["dropped"]) == (None, 23, 0)
+    rows = RunFolder(tmp_path).table("samples.parquet").num_rows
+    assert facts["made"] == facts["arrived"] == rows
+    assert load.described["as"] == "Pod", "pocketkube has no Jobs"
+    for inverse in load.inverses():
+        assert undo.apply(cluster, inverse, 10.0) is None
