@@ -43,6 +43,16 @@ def of_run(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
             yield Need(verb, _SLICES, "endpointslices", namespace, name=SPANS)
 
 
+def of_inside(cluster: Cluster, namespace: str) -> Iterator[Need]:
+    """What load from inside the cluster takes besides. Raises ClusterError."""
+    jobs = [("batch", "jobs")] if cluster.served("batch/v1", "Job") else []
+    for group, resource in (*jobs, ("", "pods"), ("", "configmaps")):
+        for verb in ("create", "get", "delete"):
+            yield Need(verb, group, resource, namespace)
+    yield Need("list", "", "pods", namespace)
+    yield Need("get", "", "pods", namespace, "proxy")
+
+
 def of_look(cluster: Cluster, namespace: str) -> Iterator[Need]:
     """What is read of a namespace besides: whether chaos is allowed, who else is at it, how customers get in."""
     yield Need("get", "", "namespaces", namespace, name=namespace)
