@@ -22,6 +22,7 @@ from aftershock.errors import NotFound
 from .conftest import OURS, PROJECT, SHOP, Bed, until
 
 SHORT = {"rate_per_s": 20, "warm_up_s": 1, "baseline_s": 4, "fault_s": 8, "recovery_s": 5}
+PROBES = ["every service has all its replicas"]
 NODE = "/api/v1/nodes/body2"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNT = "aftershock-break"
@@ -34,9 +35,10 @@ def cordoned(bed: Bed) -> bool:
 
 
 def cordon(bed: Bed, name: str, **load: float) -> Path:
-    """An experiment that takes no pod along, so that what it leaves is the one thing to be seen."""
+    """An experiment that takes no pod along, so that what it leaves is the one thing to be seen; how fast the shop is, is not asked."""
     provider = {"module": "chaosk8s.node.actions", "func": "cordon_node", "arguments": {"name": "body2"}}
-    return bed.variant("body2-drain", name, provider=provider, load={**SHORT, **load})
+    slo = [{"journey": "checkout", "indicator": "success_ratio", "min": 0.5, "window": "fault"}]
+    return bed.variant("body2-drain", name, provider=provider, slo=slo, probes=PROBES, load={**SHORT, **load})
 
 
 def reasons(verdict: dict[str, Any], outcome: str = "INCONCLUSIVE") -> str:
@@ -71,7 +73,7 @@ def frozen(bed: Bed) -> Iterator[None]:
 
 
 def test_killed_in_mid_drain(bed: Bed) -> None:
-    run = bed.run(bed.variant("body2-drain", "killed", load=SHORT))
+    run = bed.run(bed.variant("body2-drain", "killed", probes=PROBES, load=SHORT))
     bed.during(run, lambda: cordoned(bed))
     run.kill()
     run.wait()
@@ -269,7 +271,8 @@ def test_a_node_that_never_comes_back(bed: Bed) -> None:
     broken = bed.folder / "switch"
     broken.write_text(f'#!/bin/sh\n[ "$1" = on ] || exec {bed.programs["AFTERSHOCK_NODE_POWER"]} "$@"\n')
     broken.chmod(0o700)
-    path = bed.variant("node-loss", "lost", load={**SHORT, "fault_s": 6, "recovery_s": 2}, recovery_deadline_s=5)
+    load = {**SHORT, "fault_s": 6, "recovery_s": 2}
+    path = bed.variant("node-loss", "lost", probes=PROBES, load=load, recovery_deadline_s=5)
     try:
         run = bed.run(path, AFTERSHOCK_NODE_POWER=str(broken))
         assert run.wait(180) == 2, bed.said(run)
