@@ -108,6 +108,10 @@ def _up(arguments: argparse.Namespace) -> int:
     if not fresh and wanted != cluster.facts["images"]:
         print(f"warning: {arguments.name} runs already, with the images of {cluster.facts['images']}\n"
               f"hint: pocketkube down --name {arguments.name}", file=sys.stderr)  # fmt: skip
+    timing = {"node_grace_s": arguments.node_grace, "autoscaler_sync_s": arguments.autoscaler_sync}
+    if cluster.facts.get("timing", timing) != timing:
+        print(f"warning: {arguments.name} runs already, with {cluster.facts['timing']}\n"
+              f"hint: pocketkube down --name {arguments.name}", file=sys.stderr)  # fmt: skip
     _show(arguments.json, cluster.facts, [
         f"{cluster.name}: {'up' if fresh else 'up already'} at {cluster.facts['server']}, nodes {' '.join(cluster.facts['nodes'])}",
         f"export KUBECONFIG={cluster.facts['kubeconfig']}",

@@ -52,7 +52,7 @@ class AutoscalerController:
             return None
         now_s = self._clock()
         due_s = self._due_s.setdefault(key, now_s + self._sync_s)
-        if due_s > now_s:
+        if now_s < due_s <= now_s + self._sync_s:  # a clock that was set back must not stop it
             return due_s - now_s
         self._due_s[key] = now_s + self._sync_s
         history = self._histories.setdefault(autoscaler["metadata"]["uid"], History())
