@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from aftershock import crowd as crowds
 from aftershock import faults, power, rollouts, settings, targets
 from aftershock.cluster import Cluster
 from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound, Refused
@@ -32,8 +33,8 @@ _INJECT_S = 10.0
 _LABEL = re.compile(r"[A-Za-z0-9./_-]+")
 
 __all__ = [
-    "delete_pods", "drain_node", "network_delay", "network_loss", "network_partition", "power_off_node", "remove_network_fault",
-    "roll_deployment", "set_image", "uncordon_node",
+    "crowd", "delete_pods", "drain_node", "network_delay", "network_loss", "network_partition", "power_off_node",
+    "remove_network_fault", "roll_deployment", "set_image", "uncordon_node",
 ]  # fmt: skip
 
 
@@ -181,6 +182,19 @@ def set_image(
 ) -> Json:  # fmt: skip
     """Give a Deployment another image and return; `container` may be left out where there is one only."""
     return rollouts.set_image(cluster_of(configuration, secrets), ns, name, image, container)
+
+
+def crowd(
+    ns: str, name: str, rate_per_s: float, seconds: float, replicas: int, port: str = "http", path: str = "/",
+    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+) -> Json:  # fmt: skip
+    """Send a crowd to a Service whose Deployment of the same `name` has an autoscaler; `replicas` is what the crowd needs.
+
+    It comes from this machine, as customers do, and goes after `seconds`; its own answers are not measured.
+    """
+    if replicas < 1:
+        raise BadInput("replicas is how many pods the crowd needs, 1 or more")
+    return crowds.send(cluster_of(configuration, secrets), ns, name, port, path, rate_per_s, seconds)
 
 
 def delete_pods(

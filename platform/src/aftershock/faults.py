@@ -202,6 +202,13 @@ def _power_needs(args: Arguments) -> list[Need]:
 # Workloads
 
 
+def _crowd_needs(args: Arguments) -> list[Need]:
+    return [
+        Need("get", "", "services", args["ns"]),
+        Need("list", "autoscaling", "horizontalpodautoscalers", args["ns"]),
+    ]
+
+
 def _roll_back(cluster: Cluster, args: Arguments, run_id: str) -> list[Inverse]:
     return _versions_back(cluster, args, lambda live: rollouts.rolled(run_id))
 
@@ -329,6 +336,8 @@ KNOWN: dict[str, Kind] = {
     "chaosk8s.deployment.actions.rollout_deployment": Kind(
         "deployment-rollout", targets.of_whole("deployments", "Deployment"), _none, _workload_needs("deployments", "patch"),
         "a rolling restart completes by itself"),
+    "aftershock.actions.crowd": Kind(
+        "crowd", targets.of_crowd, _none, _crowd_needs, "the crowd goes when its time is over, and the autoscaler takes pods back"),
     "aftershock.actions.roll_deployment": Kind(
         "deployment-rollout", targets.of_whole("deployments", "Deployment"), _roll_back, _workload_needs("deployments", "patch")),
     "aftershock.actions.set_image": Kind("image-change", targets.of_image, _image_back, _workload_needs("deployments", "patch")),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aftershock.targets import Target
 
 
+TOLERANCE = 0.1  # within which an autoscaler does nothing
 AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"})
 
@@ -339,6 +340,33 @@ def _members_back(seen: Seen) -> Step | None:
     return _step([back[name] for name in sorted(missing, key=str)], "ready again") if missing <= set(back) else None
 
 
+# A crowd
+
+
+def _crowded(seen: Seen) -> Step | None:
+    """The autoscaler itself measured more than it wants to see."""
+    wanted = seen.fault.aim.asked.get("utilization")
+    names = {f"Deployment/{t.name}" for t in seen.fault.aim.targets}
+    for event in seen.of("HorizontalPodAutoscaler", seen.during):
+        used = (event.detail.get("utilization") or {}).get("cpu")
+        if wanted and used and event.detail.get("target") in names and used > wanted * (1 + TOLERANCE):
+            return Step(event.time_us, "watch", f"{event.name} measures {used} % of the CPU asked for, and wants {wanted} %",
+                        (event.id,), float(used), "%")  # fmt: skip
+    return None
+
+
+def _grown(seen: Seen) -> Step | None:
+    """As many pods are ready as the crowd needs, while it is there; the value is how long that took."""
+    wanted = int(seen.fault.aim.asked.get("replicas") or 0)
+    found = _deployments(seen, seen.during, lambda e: wanted > 0 and int(e.detail.get("ready") or 0) >= wanted)
+    if not found:
+        return None
+    took_s = (found[-1].time_us - seen.during.from_us) / 1e6
+    return Step(
+        found[-1].time_us, "watch", f"{wanted} pods ready: {found[-1].name}", tuple(e.id for e in found), took_s, "s"
+    )
+
+
 # Anything else
 
 
@@ -379,6 +407,7 @@ RULES: dict[str, Rules] = {
     "node-cordon": Rules(_cordoned, _uncordoned, _uncordoned),
     "deployment-scale": Rules(_scaled, _scaled_back(ready=False), _scaled_back(ready=True)),
     "deployment-rollout": Rules(_restarted, recovered=_all_updated),
+    "crowd": Rules(_crowded, _nothing, _grown),
     "node-power-off": Rules(_powered_off, _powered_on, _survived),
     "image-change": Rules(_image_changed, recovered=_image_back),
     "deployment-delete": Rules(_deployment_gone, recovered=_ready_again(_deployments)),

@@ -216,6 +216,21 @@ def of_whole(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
     return aim
 
 
+def of_crowd(cluster: Cluster, args: Arguments) -> Aim:
+    """The Deployment that a crowd comes to; none without an autoscaler, which nothing could be asked of."""
+    ns, name = args["ns"], args["name"]
+    found = named(cluster, {"ns": ns, "name": name}, "deployments")
+    scalers = [
+        s for s in cluster.list(f"/apis/autoscaling/v2/namespaces/{ns}/horizontalpodautoscalers")
+        if (s["spec"].get("scaleTargetRef") or {}).get("name") == name
+    ]  # fmt: skip
+    wanted = [m["resource"]["target"].get("averageUtilization") for s in scalers for m in s["spec"].get("metrics") or []
+              if (m.get("resource") or {}).get("name") == "cpu"]  # fmt: skip
+    asked = {"replicas": int(args["replicas"]), "utilization": wanted[0] if wanted else None}
+    targets = tuple(target_of(w, "Deployment") for w in found) if scalers else ()
+    return Aim(targets, len(targets), namespaces=frozenset({ns}), asked=asked)
+
+
 def of_image(cluster: Cluster, args: Arguments) -> Aim:
     """A Deployment that gets another image; its blast radius is all its pods, since its own rules decide how many go at once."""
     aim = of_whole("deployments", "Deployment")(cluster, args)

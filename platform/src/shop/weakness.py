@@ -34,6 +34,7 @@ TABLE = {
         Weakness("no-database-budget", "a database tied to its node without a budget, so a drain takes it away", in_code=False),
         Weakness("all-at-once", "all old pods of orders go before a new one is let in, so each release is an outage", in_code=False),
         Weakness("database-without-volume", "the database's data goes with its pod, so a restart forgets every order", in_code=False),
+        Weakness("autoscaler-capped", "storefront may not have more than two pods, so a crowd finds no more of them", in_code=False),
         Weakness("no-pdb", "no disruption budgets, so a drain may take every replica at once", in_code=False),
     )
 }  # fmt: skip
