@@ -104,9 +104,10 @@ class Kubelet:
         ready = f"Node {self.name} status is now: NodeReady"
         self._host.store.record_event(node, "NodeReady", ready, source=SOURCE)
         self._host.store.record_event(node, "Rebooted", note, kind="Warning", source=SOURCE)
-        for pod in self._host.store.list("pods"):
+        every = self._host.store.list("pods")
+        for pod in every:
             self._take(pod)
-        for uid in before.keys() - self.pods.keys():
+        for uid in before.keys() - {pod["metadata"]["uid"] for pod in every}:
             shutil.rmtree(self._host.state / "pods" / uid, ignore_errors=True)
 
     def _changed(self, event: Event) -> None:

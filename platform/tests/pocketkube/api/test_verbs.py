@@ -94,6 +94,7 @@ def test_each_verb_of_the_table(api: Cluster, resource: Resource) -> None:
     [
         ("GET", "/apis/apps/v1/daemonsets", "daemonsets"),
         ("POST", "/apis/batch/v1/namespaces/default/jobs", "jobs"),
+        ("POST", "/apis/networking.k8s.io/v1/namespaces/default/ingresses", "ingresses"),
         ("DELETE", "/api/v1/namespaces/default/pods", "deletecollection pods"),
         ("POST", "/api/v1/namespaces/default/pods/a/portforward", "create pods/portforward"),
         ("POST", "/api/v1/namespaces/default/pods/a/proxy/x", "create pods/proxy"),
