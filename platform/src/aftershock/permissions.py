@@ -43,16 +43,6 @@ def of_run(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
             yield Need(verb, _SLICES, "endpointslices", namespace, name=SPANS)
 
 
-def of_inside(cluster: Cluster, namespace: str) -> Iterator[Need]:
-    """What load from inside the cluster takes besides. Raises ClusterError."""
-    jobs = [("batch", "jobs")] if cluster.served("batch/v1", "Job") else []
-    for group, resource in (*jobs, ("", "pods"), ("", "configmaps")):
-        for verb in ("create", "get", "delete"):
-            yield Need(verb, group, resource, namespace)
-    yield Need("list", "", "pods", namespace)
-    yield Need("get", "", "pods", namespace, "proxy")
-
-
 def of_look(cluster: Cluster, namespace: str) -> Iterator[Need]:
     """What is read of a namespace besides: whether chaos is allowed, who else is at it, how customers get in."""
     yield Need("get", "", "namespaces", namespace, name=namespace)
@@ -72,8 +62,9 @@ def of_weakness(cluster: Cluster, experiment: Experiment, name: str) -> Iterator
             yield Need(verb, version.rpartition("/")[0], resource.plural, patch["metadata"].get("namespace"))
 
 
-def of_load(namespace: str) -> Iterator[Need]:
-    """What load from inside the cluster takes: its pods, what they read, and asking them."""
-    for group, resource in (("", "pods"), ("", "configmaps"), ("batch", "jobs")):
+def of_load(cluster: Cluster, namespace: str) -> Iterator[Need]:
+    """What load from inside the cluster takes: its pods, what they read, and asking them. Raises ClusterError."""
+    jobs = [("batch", "jobs")] if cluster.served("batch/v1", "Job") else []
+    for group, resource in (("", "pods"), ("", "configmaps"), *jobs):
         for verb in ("create", "get", "delete"):
             yield Need(verb, group, resource, namespace)

@@ -118,7 +118,7 @@ class Session:
             yield from permissions.of_weakness(self.cluster, self.experiment, self.weakness)
         if self._load_on == "cluster":
             for namespace in self.experiment.blast_radius.namespaces:
-                yield from permissions.of_load(namespace)
+                yield from permissions.of_load(self.cluster, namespace)
 
     # The steps, in order
 
@@ -131,26 +131,12 @@ class Session:
             targets_later=self.weakness is not None, also=self._permissions(),
         )  # fmt: skip
         self._stack.callback(self._quietly, self._let_go)
-        self._may_load_inside()
         self._lease = lease.Renewal(self.cluster, self.plan.namespaces, self.run_id)
         self._stack.callback(self._lease.stop)
         self.watchdog = Watchdog.launch(
             self.run_id, self.cluster, self.settings, self.experiment.blast_radius.namespaces
         )
         self._stack.callback(self.watchdog.stop)
-
-    def _may_load_inside(self) -> None:
-        if self._load_on != "cluster":
-            return
-        needs = dict.fromkeys(permissions.of_inside(self.cluster, self.experiment.blast_radius.namespaces[0]))
-        missing = [
-            str(n)
-            for n in needs
-            if not self.cluster.allowed(n.verb, n.group, n.resource, n.namespace, n.subresource, n.name)
-        ]
-        if missing:
-            raise Refused(f"load from inside the cluster: these credentials may not {'; '.join(missing)}",
-                          hint="gitops/rbac/break.yaml grants it; or --load-on runner")  # fmt: skip
 
     def weaken(self) -> None:
         """Switch the weakness of the weak twin on, if this run is one, and wait until the shop runs with it."""
