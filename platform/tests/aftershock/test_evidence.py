@@ -359,3 +359,133 @@ def test_recovery_is_never_seen_before_the_whole_fault() -> None:
     assert evidence._not_before(observed, late, 500_000) is late
     assert evidence._not_before(None, early, 500_000) is early
     assert evidence._not_before(observed, None, 500_000) is None
+
+
+OFF = planned("node-power-off", Target("Node", None, "body2", "n", "body2", None), pod_target("payments-b", "body2"))
+UNREACHABLE = "node.kubernetes.io/unreachable=:NoExecute"
+
+
+def node(at_s: float, ready: bool, *taints: str) -> Any:
+    return (at_s, "MODIFIED", "Node", "body2", {"ready": ready, "taints": list(taints)})
+
+
+ELSEWHERE = (
+    (10.5, "MODIFIED", "Pod", "payments-b", {"node": "body2", "deletionTimestamp": "x"}),
+    (10.6, "ADDED", "Pod", "payments-c", {"ready": False}),
+    (12.0, "MODIFIED", "Pod", "payments-c", {"ready": True}),
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "proven"),
+    [
+        ((node(10, False), *ELSEWHERE, node(17, True, UNREACHABLE), node(18, True)), {"observed", "undone", "recovered"}),
+        # the program said that it did, and the node goes on
+        ((), set()),
+        # noticed only after the power was given back
+        ((node(16.5, False), node(18, True)), set()),
+        # back, but pods are still sent away; never back; back without its pods
+        ((node(10, False), *ELSEWHERE, node(17, True, UNREACHABLE)), {"observed"}),
+        ((node(10, False), *ELSEWHERE), {"observed"}),
+        ((node(10, False), *ELSEWHERE[:2], node(17, True)), {"observed", "undone"}),
+        # it was back before it was given up: its own pods go on
+        ((node(10, False), node(17, True), (16.5, "MODIFIED", "Pod", "payments-b", {"node": "body2", "restarts": 1, "containers": [
+            {"restarts": 1, "state": "terminated"}]}), (18.0, "MODIFIED", "Pod", "payments-b", {"node": "body2", "ready": True})),
+         {"observed", "undone", "recovered"}),
+    ],
+)  # fmt: skip
+def test_a_node_without_power_is_seen_by_its_silence(lines: Any, proven: set[str]) -> None:
+    made = chain(OFF, ran({"node": "body2"}), events(*BEFORE, (1.0, "ADDED", "Node", "body2", {"ready": True}), *lines))
+    assert steps(made) - {"requested", "accepted"} == proven
+
+
+ROLL = planned(
+    "deployment-rollout", Target("Deployment", "shop", "payments", "d", None, "payments"), uids=["uid-payments-a"]
+)
+
+
+def rolling(at_s: float, updated: int, ready: int, image: str = "shop:1", **more: Any) -> Any:
+    detail = {"replicas": 2, "updated": updated, "ready": ready, "available": ready, "image": image, "generation": 2,
+              "observed_generation": 2, **more}  # fmt: skip
+    return (at_s, "MODIFIED", "Deployment", "payments", detail)
+
+
+def test_a_rollout_is_old_pods_that_end_and_a_new_version_that_is_complete() -> None:
+    lines = (*BEFORE, rolling(8.2, 0, 2), *DIES, rolling(12, 2, 2))
+    assert steps(chain(ROLL, ran({}), events(*lines), [entry()])) == {
+        "requested",
+        "accepted",
+        "observed",
+        "undone",
+        "recovered",
+    }
+    # no pod died; nothing rolled; a status that tells of the version before
+    assert "observed" not in steps(chain(ROLL, ran({}), events(*BEFORE, rolling(8.2, 0, 2), rolling(12, 2, 2))))
+    assert "observed" not in steps(chain(ROLL, ran({}), events(*BEFORE, *DIES)))
+    stale = chain(ROLL, ran({}), events(*BEFORE, rolling(8.2, 0, 2), *DIES, rolling(12, 2, 2, observed_generation=1)))
+    assert "recovered" not in steps(stale)
+
+
+IMAGE = planned("image-change", ROLL.aim.targets[0], image="shop:none", was=["shop:1"])
+
+
+def fresh(state: dict[str, Any], image: str = "shop:none", name: str = "payments-new") -> Any:
+    return (9.0, "ADDED", "Pod", name, {"containers": [{"image": image, **state}]})
+
+
+@pytest.mark.parametrize(
+    ("lines", "proven"),
+    [
+        ((rolling(8.2, 1, 2, "shop:none"), fresh({"waiting": "ErrImagePull", "state": "waiting"}), rolling(17, 2, 2)),
+         {"observed", "recovered"}),
+        ((rolling(8.2, 1, 2, "shop:none"), fresh({"state": "running"}), rolling(17, 2, 2)), {"observed", "recovered"}),
+        # asked for, and no pod shows it yet; a pod of another image; of another service; one that was there before
+        ((rolling(8.2, 1, 2, "shop:none"), fresh({"waiting": "ContainerCreating", "state": "waiting"})), set()),
+        ((rolling(8.2, 1, 2, "shop:none"), fresh({"state": "running"}, "shop:1")), set()),
+        ((rolling(8.2, 1, 2, "shop:none"), fresh({"state": "running"}, name="orders-new")), set()),
+        ((fresh({"state": "running"}),), set()),
+        # the image is back, and its pods are not
+        ((rolling(8.2, 1, 2, "shop:none"), fresh({"state": "running"}), rolling(17, 1, 2)), {"observed"}),
+    ],
+)  # fmt: skip
+def test_a_changed_image_is_seen_on_a_new_pod(lines: Any, proven: set[str]) -> None:
+    assert steps(chain(IMAGE, ran({}), events(*BEFORE, *lines))) - {"requested", "accepted"} == proven
+
+
+def test_a_deployment_is_gone_when_its_pods_are() -> None:
+    fault = planned("deployment-delete", SCALE.aim.targets[0], uids=["uid-payments-a"])
+    lines = (*BEFORE, deployment(8.05, 2, 2, "DELETED"), *DIES, deployment(16.2, 2, 0, "ADDED"), deployment(18, 2, 2))
+    assert {"observed", "recovered"} <= steps(chain(fault, ran(None), events(*lines), [entry()]))
+    orphaned = chain(fault, ran(None), events(*BEFORE, deployment(8.05, 2, 2, "DELETED")), [entry()])
+    assert "observed" not in steps(orphaned)
+
+
+CROWD = planned("crowd", ROLL.aim.targets[0], replicas=6, utilization=80)
+
+
+def measured(at_s: float, percent: int | None, target: str = "Deployment/payments") -> Any:
+    return (
+        at_s,
+        "MODIFIED",
+        "HorizontalPodAutoscaler",
+        "payments",
+        {"target": target, "utilization": {"cpu": percent}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "proven"),
+    [
+        ((measured(9, 140), deployment(10, 6, 4), deployment(11, 6, 6)), {"observed", "recovered"}),
+        # not more than it wants; of another workload; not measured at all; measured before the crowd
+        ((measured(9, 86), deployment(11, 6, 6)), {"recovered"}),
+        ((measured(9, 140, "Deployment/orders"),), set()),
+        ((measured(9, None),), set()),
+        ((measured(5, 140),), set()),
+        # capped; grown only when the crowd had gone
+        ((measured(9, 140), deployment(11, 2, 2)), {"observed"}),
+        ((measured(9, 140), deployment(17, 6, 6)), {"observed"}),
+    ],
+)  # fmt: skip
+def test_a_crowd_is_what_the_autoscaler_measures(lines: Any, proven: set[str]) -> None:
+    assert steps(chain(CROWD, ran({}), events(*BEFORE, *lines))) - {"requested", "accepted"} == proven

@@ -257,3 +257,20 @@ def test_the_targets_of_a_weak_twin_count_when_its_weakness_is_on(world: World) 
 def test_a_shop_without_endpoints_is_noted(world: World) -> None:
     del world[0].objects["/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/storefront-x"]
     assert any("no ready endpoint" in note for note in checked(world, load()).plan.notes)
+
+
+def test_a_node_that_could_not_be_powered_on_again_is_not_powered_off(world: World, tmp_path: Path) -> None:
+    api, cluster, _ = world
+    tested = load("node-loss")
+    found = [f.summary for f in checked(world, tested).refusals]
+    assert any("node-power-off: fault not available on this cluster: nobody knows how" in text for text in found), found
+    program = tmp_path / "power"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o700)
+    cluster.settings = dataclasses.replace(cluster.settings, node_power=str(program))
+    plan = checked(world, tested)
+    assert not [f for f in plan.refusals if "not available" in f.summary]
+    assert plan.plan.faults[0].undo == "journal"
+    assert [i.what for i in plan.plan.faults[0].inverses] == ["power on node body2"]
+    api.put("/api/v1/namespaces/elsewhere/pods/other", spec={"nodeName": "body2"})
+    assert any("namespaces elsewhere would be hit" in f.summary for f in checked(world, tested).refusals)
