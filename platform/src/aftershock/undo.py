@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from aftershock import power
-from aftershock.errors import AftershockError, ClusterError, ClusterUnreachable, NotFound, Refused
+from aftershock.errors import AftershockError, ClusterError, ClusterUnreachable, Forbidden, NotFound, Refused
 
 if TYPE_CHECKING:
     from aftershock.cluster import Cluster
@@ -29,6 +29,7 @@ ENTRY_DEADLINE_S = 30.0
 ROLLOUT_S = 60.0
 BOOT_S = 120.0
 AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+_NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _POLL_S = 0.05
 _REQUEST_S = 5.0
 
@@ -201,12 +202,17 @@ class UndoJournal:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def mark(self, entry_id: int, state: State, error: str | None = None) -> int:
-        """Write what became of an entry; returns the time of it."""
+    def mark(self, entry_id: int, state: State, error: str | None = None, seen: State | None = None) -> int:
+        """Write what became of an entry; returns the time of it.
+
+        A failure is not written over what somebody else has `done` since it was `seen` in another state.
+        """
         now = _now_us()
         with self._lock:
             self._db.execute(
-                "UPDATE entries SET state = ?, error = ?, changed_us = ? WHERE id = ?", (state, error, now, entry_id)
+                "UPDATE entries SET state = ?1, error = ?2, changed_us = ?3"
+                " WHERE id = ?4 AND (?1 = 'done' OR state != 'done' OR ?5 IS NULL OR ?5 = 'done')",
+                (state, error, now, entry_id, seen),
             )
         return now
 
@@ -260,7 +266,7 @@ class UndoJournal:
             given_s = max(ENTRY_DEADLINE_S, entry.inverse.takes_s) if deadline_s is None else deadline_s
             error = apply(cluster, entry.inverse, given_s, silent)
             state: State = "failed" if error else "done"
-            results.append(Undone(entry, state, self.mark(entry.id, state, error), error))
+            results.append(Undone(entry, state, self.mark(entry.id, state, error, entry.state), error))
         return results
 
 
@@ -297,9 +303,12 @@ def apply(
     silent = silent or Patience(deadline_s)
     what, ends = inverse.what or inverse.path, time.monotonic() + deadline_s
     trouble: AftershockError | None
+    heard: tuple[Any, ...] | None = None
     while True:
         asked = time.monotonic()
         try:
+            if inverse.kind == "command":
+                heard = heard or _signs_of_life(cluster, inverse, silent.request_s)
             _send(cluster, inverse, silent.request_s)
             silent.over(None, asked)
             break
@@ -318,6 +327,10 @@ def apply(
         asked, trouble = time.monotonic(), None
         try:
             missing = unmet(cluster, inverse, silent.request_s)
+            if missing is None and any(heard or ()) and _signs_of_life(cluster, inverse, silent.request_s) == heard:
+                missing = (
+                    "nothing was heard of it since"  # a node that was cut says that it is Ready until it is given up
+                )
         except AftershockError as error:
             trouble, missing = error, str(error)
         if missing is None:
@@ -327,6 +340,17 @@ def apply(
         if time.monotonic() > ends:
             return f"{what}: not seen to have worked within {deadline_s:g} s: {missing}"
         time.sleep(_POLL_S)
+
+
+def _signs_of_life(cluster: Cluster, inverse: Inverse, timeout_s: float) -> tuple[Any, ...]:
+    """When a node was last heard of: its status and, where they may be read, its lease, which it renews all the time."""
+    node = cluster.request("GET", inverse.check_path, timeout_s=timeout_s)
+    ready = [c for c in (node.get("status") or {}).get("conditions") or [] if c.get("type") == "Ready"]
+    try:
+        lease = cluster.request("GET", f"{_NODE_LEASES}/{node['metadata']['name']}", timeout_s=timeout_s)
+    except (Forbidden, NotFound):
+        lease = {}
+    return *(c.get("lastHeartbeatTime") for c in ready), (lease.get("spec") or {}).get("renewTime")
 
 
 def _send(cluster: Cluster, inverse: Inverse, timeout_s: float) -> None:
@@ -389,6 +413,8 @@ def behind(live: Json) -> str | None:
 def _unmet_or_unsure(cluster: Cluster, inverse: Inverse) -> bool:
     try:
         return unmet(cluster, inverse) is not None
+    except Forbidden:  # whoever may not look could not undo it either
+        return False
     except AftershockError:
         return True
 

@@ -59,6 +59,18 @@ def test_credentials_that_do_not_do_leave_it_in_the_journal_and_fresh_ones_do_it
     assert not api.objects[NODE]["spec"].get("unschedulable")
 
 
+def test_one_who_may_do_nothing_does_not_unsay_what_another_has_done(world: World) -> None:
+    """As a watchdog whose token has ended, while somebody undoes the same with a good one."""
+    api, cluster, settings, journal = world
+    cordoned(world)
+    seen = journal.pending()
+    assert [r["state"] for r in leftovers.undo("small", settings)] == ["done"]
+    api.refuse = lambda method, path: (401, "Unauthorized", "token expired")
+    assert [u.state for u in journal.undo(cluster, seen)] == ["failed"]
+    assert journal.undone_yet_there(cluster, "run-1") == []
+    assert journal.pending() == []
+
+
 def test_another_cluster_under_the_same_name_is_not_touched(world: World) -> None:
     api, _, settings, journal = world
     cordoned(world, fingerprint="of the cluster that was")
