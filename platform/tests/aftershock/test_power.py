@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,29 @@ def test_a_program_that_fails_to_give_power_back_is_asked_again_and_told(world: 
     assert "breaker open" in error
     os.unlink(path)
     assert "cannot be started" in str(undo.apply(cluster, inverse, 0.3))
+
+
+def test_a_node_that_only_says_that_it_is_ready_is_not_back(world: World, tmp_path: Path) -> None:
+    """For 40 s a node without power is Ready in the API; the power is given back before."""
+    api, cluster, _ = world
+    lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/body2"
+    api.put(lease, spec={"renewTime": "10:00:00"})
+    (inverse,) = planned(named(cluster, str(script(tmp_path, "true"))))
+    assert "nothing was heard of it since" in str(undo.apply(cluster, inverse, 0.3))
+    real = api.answer
+
+    def renewed(
+        method: str, path: str, query: dict[str, str], body: Any, content_type: str
+    ) -> tuple[int, dict[str, Any]]:
+        if api.seen.count(("GET", NODE)) > asked + 3:
+            api.objects[lease]["spec"] = {"renewTime": "10:00:07"}
+        return real(method, path, query, body, content_type)
+
+    asked = api.seen.count(("GET", NODE))
+    api.answer = renewed  # type: ignore[method-assign]
+    assert undo.apply(cluster, inverse, 5) is None
+    api.answer = real  # type: ignore[method-assign]
+    api.refuse = lambda method, path: (403, "Forbidden", "no") if path == lease else None
+    assert undo.apply(cluster, inverse, 0.3) is None, (
+        "who may not read leases has the node's own word, where it gives no time"
+    )
