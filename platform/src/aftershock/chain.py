@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,3 +65,28 @@ class Rules:
     observed: Callable[[Seen], Step | None]
     undone: Callable[[Seen], Step | None] = field(default=lambda seen: seen.undone)
     recovered: Callable[[Seen], Step | None] = field(default=lambda seen: seen.undone)
+
+
+def dying(event: Event) -> bool:
+    """True if a pod is told to end, or has ended."""
+    return event.type == "DELETED" or bool(event.detail.get("deletionTimestamp"))
+
+
+def _restarts(event: Event) -> int:
+    return sum(int(c.get("restarts") or 0) for c in event.detail.get("containers") or [])
+
+
+def ends_of(seen: Seen, uids: Iterable[str | None], span: Interval) -> dict[str, Event]:
+    """First event by uid that shows a pod deleted or one of its containers dead."""
+    wanted = {uid for uid in uids if uid}
+    restarts: dict[str, int] = {}
+    found: dict[str, Event] = {}
+    for event in seen.of("Pod"):
+        if event.uid not in wanted or event.uid is None:
+            continue
+        if span.holds(event.time_us) and event.uid not in found:
+            died = any(c.get("state") == "terminated" for c in event.detail.get("containers") or [])
+            if dying(event) or died or _restarts(event) > restarts.get(event.uid, _restarts(event)):
+                found[event.uid] = event
+        restarts[event.uid] = max(restarts.get(event.uid, 0), _restarts(event))
+    return found
