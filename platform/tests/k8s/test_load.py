@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,14 @@ def begun(bed: Bed, name: str) -> Callable[[], object]:
     return lambda: (bed.reports / name / "latest" / "run.json").is_file() and bed.document(name, "run.json")["windows"]
 
 
-def offered(bed: Bed, name: str) -> dict[str, Any]:
-    """The load of a run that must have been whole, whatever a noisy machine made of its latencies."""
+def offered(bed: Bed, run: subprocess.Popen[str], name: str) -> dict[str, Any]:
+    """The load of a run that must have been whole, whatever a busy machine made of the shop's latencies."""
+    run.wait(150)
     load: dict[str, Any] = bed.document(name, "evidence.json")["load"]
-    assert load["error"] is None
-    assert load["dropped"] == 0
+    said = [(f["rule"], f["summary"], f["hint"]) for f in bed.verdict(name)["findings"] if f["outcome"] != "PASS"]
+    assert (load["error"], load["dropped"]) == (None, 0), said
+    assert not [text for rule, text, _ in said if rule in ("preflight", "undo", "observers")], said
+    print(f"{name}: {said or 'PASS'}, {load}")
     return load
 
 
@@ -46,9 +50,7 @@ def test_load_in_the_cluster_comes_home_whole(bed: Bed, tool: str, scenario: str
     name = f"inside-{tool}"
     path = bed.variant("control", name, load={**SHORT, "tool": tool, "scenario": f"scenarios/{scenario}"})
     run = bed.run(path, "--load-on", "cluster")
-    run.wait(150)
-    assert run.returncode in (0, 1), bed.said(run)  # slow answers of a busy machine are the shop's own
-    load, manifest = offered(bed, name), bed.document(name, "run.json")
+    load, manifest = offered(bed, run, name), bed.document(name, "run.json")
     assert load["made"] == load["arrived"] == len(samples(bed, name))
     assert len({r["iteration"] for r in samples(bed, name)}) == load["scheduled"]
     assert (manifest["load"]["on"], manifest["load"]["as"], len(manifest["load"]["pods"])) == ("cluster", "Job", pods)
@@ -66,9 +68,7 @@ def test_load_in_the_cluster_comes_home_whole(bed: Bed, tool: str, scenario: str
 
 def test_load_from_here_says_by_which_way_and_what_it_costs(bed: Bed) -> None:
     run = bed.run(bed.variant("control", "outside", load=SHORT))
-    run.wait(150)
-    assert run.returncode in (0, 1), bed.said(run)
-    offered(bed, "outside")
+    offered(bed, run, "outside")
     path = bed.document("outside", "run.json")["load"]["path"]
     assert path["kind"] in ("node-port", "load-balancer", "ingress")
     assert path["honest"] is True
@@ -94,10 +94,7 @@ def inner(bed: Bed) -> Iterator[None]:
 def test_a_port_forward_is_the_last_way_and_said_to_be_less_honest(bed: Bed) -> None:
     path = bed.variant("control", "forwarded", load={**SHORT, "target": {"service": INNER, "port": "http"}})
     with inner(bed):
-        run = bed.run(path)
-        run.wait(150)
-    assert run.returncode in (0, 1), bed.said(run)
-    offered(bed, "forwarded")
+        offered(bed, bed.run(path), "forwarded")
     way = bed.document("forwarded", "run.json")["load"]["path"]
     assert (way["kind"], way["honest"]) == ("port-forward", False)
     assert way["idle_answers"] == 20

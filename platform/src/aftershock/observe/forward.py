@@ -13,6 +13,7 @@ import base64
 import json
 import os
 import secrets
+import socket
 import struct
 import subprocess
 import sys
@@ -100,8 +101,7 @@ class Relay:
                     raise result
         except (OSError, AftershockError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
             print(f"forward: {error or type(error).__name__}", file=sys.stderr, flush=True)
-            if not writer.is_closing():
-                writer.transport.abort()  # a reset: the customer must not take it for an answer
+            _reset(writer)  # the customer must not take it for an answer
         finally:
             for end in (far, writer):
                 if end is not None:
@@ -133,6 +133,14 @@ class Relay:
             writer.close()
             raise ClusterError(f"pod {pod}: the API server does not forward: {head.splitlines()[0].decode('latin-1')}")
         return reader, writer
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection so that the other side sees an error, and not the end of an answer."""
+    found = writer.get_extra_info("socket")
+    if found is not None and not writer.is_closing():
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _out(reader: asyncio.StreamReader, far: asyncio.StreamWriter) -> None:
