@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aftershock.undo import UndoJournal
 
 LABEL = ("aftershock.dev/chaos", "allowed")
+_EMPTYING = frozenset({"node-drain", "node-power-off"})  # after these a node is empty, and stays so
 _SHOWN = 12
 
 
@@ -272,8 +273,10 @@ def _of_fault(fault: Planned, known: bool) -> Iterator[Finding]:
     given = ", ".join(f"{key}={value}" for key, value in fault.activity.arguments.items())
     if not fault.aim.targets:
         text = "matches nothing" if known else "names no target that can be looked up"
+        emptied = "no such pod is on that node; nothing moves back by itself: kubectl rollout restart deployment spreads it anew"
+        hint = emptied if fault.action in _EMPTYING else "check namespace and selector"
         yield _no("targets", f"{fault.activity.name}: {fault.action} {text} ({given})",
-                  "check namespace and selector" if known else "give it ns and label_selector, or node_name")  # fmt: skip
+                  hint if known else "give it ns and label_selector, or node_name")  # fmt: skip
     elif fault.aim.count == 0:
         yield _no("targets", f"{fault.activity.name}: {fault.action} would hit none of {len(fault.aim.targets)} ({given})",
                   "check qty, count and mode")  # fmt: skip
