@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aftershock.folder import RunFolder
     from aftershock.load.remote import RemoteLoad
 
+ROWS_MAX, BATCH_ROWS = 300_000, 50_000
 HERE_US = 1_000  # how well a generator on this machine knows its own clock: k6 reads whole milliseconds
 
 
@@ -61,7 +62,7 @@ def _offered(on: str, found: Way, cost: Mapping[str, Any]) -> Offered:
 
 def compared(
     folder: RunFolder, windows: Mapping[str, Mapping[str, int]], offered: Offered, remote: RemoteLoad | None,
-    clocks: Sequence[Mapping[str, Any]],
+    clocks: Sequence[Mapping[str, Any]], *, rows_max: int = ROWS_MAX,
 ) -> tuple[Offered, list[Mapping[str, Any]]]:  # fmt: skip
     """What is known only after the run: the way's cost under load, and all clocks, the nodes' too.
 
@@ -71,18 +72,37 @@ def compared(
     described = {**offered.described, **(remote.described if remote is not None else {})}
     if not (described and folder.has("traces.parquet") and folder.has("samples.parquet")):
         return replace(offered, described=described), own
-    spans = folder.table("traces.parquet").to_pydict()
-    samples = folder.table("samples.parquet", sorted({*skew.SAMPLE_COLUMNS, *overhead.SAMPLE_COLUMNS})).to_pydict()
+    spans = _some(folder, "traces.parquet", {*skew.SPAN_COLUMNS, *overhead.SPAN_COLUMNS}, rows_max)
+    samples = _some(folder, "samples.parquet", {*skew.SAMPLE_COLUMNS, *overhead.SAMPLE_COLUMNS}, rows_max)
     unsure_us = max([c["uncertainty_us"] or 0 for c in remote.clocks], default=0) if remote is not None else HERE_US
     nodes = skew.clocks(spans, samples, unsure_us)
-    if (better := skew.corrected(spans, nodes)) is not None:
-        _rewrite(folder, better)
+    if any(node.wrong for node in nodes):
+        _rewrite(folder, nodes)
     if (baseline := windows.get("baseline")) is not None:
         cost = overhead.busy(spans, samples, Interval(baseline["from_us"], baseline["to_us"]))
         described["path"] = {**described["path"], **cost}
     return replace(offered, described=described), [*own, *(node.as_run() for node in nodes)]
 
 
-def _rewrite(folder: RunFolder, spans: Mapping[str, Sequence[Any]]) -> None:
+def _some(folder: RunFolder, name: str, columns: set[str], rows_max: int) -> dict[str, list[Any]]:
+    """Columns of a table; of a large one only some traces, chosen by their ids, so that a call and its answer are both there or neither."""
+    table = folder.table(name, sorted(columns))
+    every = -(-table.num_rows // rows_max)
+    if every <= 1:
+        return dict(table.to_pydict())
+    found: dict[str, list[Any]] = {column: [] for column in columns}
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        piece = batch.to_pydict()
+        kept = [n for n, trace in enumerate(piece["trace_id"]) if trace and int(trace[-6:], 16) % every == 0]
+        for column in columns:
+            found[column] += [piece[column][n] for n in kept]
+    return found
+
+
+def _rewrite(folder: RunFolder, nodes: Sequence[skew.NodeClock]) -> None:
+    table = folder.table("traces.parquet")
     with folder.writer("traces.parquet") as writer:
-        writer.append([dict(zip(spans, row, strict=True)) for row in zip(*spans.values(), strict=True)])
+        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+            piece = batch.to_pydict()
+            better = skew.corrected(piece, nodes) or piece
+            writer.append([dict(zip(better, row, strict=True)) for row in zip(*better.values(), strict=True)])
