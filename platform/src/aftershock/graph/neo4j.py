@@ -87,8 +87,6 @@ class Neo4j:
                     for statement in missing:
                         self._run(transaction, statement, {})
                     transaction.commit()
-                session.run("CALL db.awaitIndexes($seconds)", seconds=round(self._deadline_s)).consume()
-                self._patience.pulse()
             session.run("MERGE (m:Meta {id: 'aftershock'}) SET m.opened_us = timestamp() * 1000, m.opened_by = $version",
                         version=__version__).consume()  # fmt: skip
 
@@ -231,6 +229,10 @@ def _may_pass(error: Exception) -> bool:
     from neo4j.exceptions import ConstraintError, DriverError, IncompleteCommit, Neo4jError
 
     if isinstance(error, IncompleteCommit | ConstraintError):  # of two that wrote the same run, one finds it there now
+        return True
+    if isinstance(error, Neo4jError) and "AlreadyExists" in (
+        error.code or ""
+    ):  # IF NOT EXISTS looks before others have committed
         return True
     return isinstance(error, DriverError | Neo4jError) and error.is_retryable()
 

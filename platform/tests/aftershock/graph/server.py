@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import selectors
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from aftershock import graph
 from aftershock.folder import RunFolder
@@ -201,6 +210,73 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Armour:
+    """TLS in front of the server, with a certificate for 127.0.0.1 that nobody vouches for; one connection after the other."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        parts = urlsplit(target)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 7687)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(_certificate(folder))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.refused = 0  # handshakes that the client broke off
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                with (
+                    self._context.wrap_socket(client, server_side=True) as inner,
+                    socket.create_connection(self._target, 10) as server,
+                ):
+                    self._carry(inner, server)
+            except OSError:
+                self.refused += 1
+                client.close()
+
+    def _carry(self, inner: ssl.SSLSocket, server: socket.socket) -> None:
+        with selectors.DefaultSelector() as ready:
+            ready.register(inner, selectors.EVENT_READ, server)
+            ready.register(server, selectors.EVENT_READ, inner)
+            while True:
+                for key, _ in ready.select():
+                    data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                    while inner.pending():
+                        data += inner.recv(65536)
+                    if not data:
+                        return
+                    key.data.sendall(data)
+
+    def __enter__(self) -> Armour:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._listener)
+        self._thread.join(10)
+
+
+def _certificate(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "graph")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    path = folder / "graph.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return path
 
 
 def _end(one: socket.socket) -> None:

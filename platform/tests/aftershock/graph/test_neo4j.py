@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from aftershock.progress import silent
 from aftershock.settings import settings
 from tests.aftershock import runs
 from tests.aftershock.graph import server
-from tests.aftershock.graph.server import DEADLINE_S, Place, Wire
+from tests.aftershock.graph.server import DEADLINE_S, Armour, Place, Wire
 
 on_server = pytest.mark.servers
 
@@ -143,6 +144,7 @@ def test_the_digest_sees_every_change(tmp_path: Path) -> None:
 @on_server
 def test_constraints_and_indexes_are_made_once(place: Place) -> None:
     def found() -> dict[str, int]:
+        place.graph.ask("CALL db.awaitIndexes(60)", {})
         rows = place.graph.ask(
             "SHOW INDEXES YIELD name, id, state WHERE name STARTS WITH 'aftershock_' RETURN name, id, state", {}
         )
@@ -155,6 +157,26 @@ def test_constraints_and_indexes_are_made_once(place: Place) -> None:
     assert found() == before
     unique = place.graph.ask("SHOW CONSTRAINTS YIELD name WHERE name STARTS WITH 'aftershock_' RETURN name", {})
     assert {row["name"] for row in unique} >= {name for name in wanted() if name.endswith("_id")}
+
+
+@on_server
+def test_many_that_open_a_server_at_once_make_what_is_missing_once(place: Place) -> None:
+    """`IF NOT EXISTS` looks before the others have committed."""
+    missing = sorted(name for name, statement in wanted().items() if "()-[e:" in statement)
+
+    def present() -> list[str]:
+        found = place.graph.ask("SHOW INDEXES YIELD name WHERE name IN $names RETURN name ORDER BY name", {"names": missing})
+        return [row["name"] for row in found]
+
+    for _ in range(3):
+        with place.graph._session() as session:
+            for name in missing:
+                session.run(f"DROP INDEX {name}").consume()
+        assert present() == []
+        with ThreadPoolExecutor(8) as pool:
+            for store in pool.map(lambda _: graph.open(place.url, DEADLINE_S), range(8)):
+                store.close()
+        assert present() == missing
 
 
 @on_server
@@ -414,6 +436,19 @@ def test_encryption_where_there_is_none(place: Place) -> None:
         pytest.fail("this server speaks TLS: give the tests one on bolt:// or neo4j://", pytrace=False)
     with pytest.raises(GraphUnreachable):
         Neo4j(place.url.replace("://", "+s://"), login(), DEADLINE_S, read_only=True)
+
+
+@on_server
+def test_encryption_with_and_without_a_certificate_that_somebody_vouches_for(
+    place: Place, held: list[Rows], tmp_path: Path
+) -> None:
+    run = held[0].run_id
+    with Armour(place.url, tmp_path) as armour:
+        with graph.open(f"bolt+ssc://{armour.host}", DEADLINE_S, read_only=True) as store:
+            assert store.query("run", run=run) == place.graph.query("run", run=run)
+        with pytest.raises(GraphUnreachable):
+            graph.open(f"bolt+s://{armour.host}", DEADLINE_S)
+    assert armour.refused
 
 
 def test_errors_are_of_one_kind() -> None:
