@@ -149,10 +149,11 @@ def judge(seen: Observed) -> Verdict:
         findings = tuple(seen.refusals)
         return Verdict(worst(f.outcome for f in findings), findings)
     proven = _steady(seen).outcome is Outcome.PASS and _load(seen).outcome is Outcome.PASS
+    kept = seen.undo_pending > 0  # nothing recovers from a fault that is still there
     findings = (
         *_targets(seen), *_stopped(seen), _activities(seen), _steady(seen), _load(seen), *_faults(seen), *_observers(seen),
-        *(_slo(m, proven, m.slo.window in seen.blind) for m in seen.slos),
-        _recovery(seen, proven and not seen.blind & {"fault", "recovery"}), _undo(seen),
+        *(_slo(m, proven and not (kept and m.slo.window == "recovery"), m.slo.window in seen.blind) for m in seen.slos),
+        _recovery(seen, proven and not kept and not seen.blind & {"fault", "recovery"}), _undo(seen),
         *(_invariant(seen, name, proven) for name in seen.invariants_wanted),
     )  # fmt: skip
     return Verdict(worst(f.outcome for f in findings), findings)

@@ -95,6 +95,12 @@ SAYS_NO: list[tuple[str, dict[str, Any], Outcome, str]] = [
         Outcome.INCONCLUSIVE,
         "slo",
     ),
+    (
+        "no recovery from what is still there",
+        {"recovered_s": None, "undo_pending": 1},
+        Outcome.INCONCLUSIVE,
+        "recovery",
+    ),
     ("stopped early", {"stopped": ("another run took the lease", "run it again")}, Outcome.INCONCLUSIVE, "activities"),
     ("broken without an API server", {"slos": (BROKEN,), "blind": frozenset({"fault"})}, Outcome.INCONCLUSIVE, "slo"),
     (
