@@ -10,7 +10,7 @@ from typing import Any
 
 from aftershock import facts, graph, judge, junit, models, postmortem, report, verify
 from aftershock.diagnose import answer
-from aftershock.errors import FolderError, GraphError
+from aftershock.errors import BadInput, FolderError, GraphError
 from aftershock.folder import RunFolder
 from aftershock.progress import Teller
 
@@ -50,7 +50,7 @@ def conclude(folder: RunFolder, graph_url: str, model: str, tell: Teller) -> Non
     try:
         with graph.open(graph_url) as store:
             graph.ingest(store, folder, rows)
-    except GraphError as error:
+    except (GraphError, BadInput) as error:  # a password file that has changed meanwhile is bad input
         raise GraphError(f"{folder.path} is complete, but the graph was not written: {error}",
                          hint=graph.written_later(graph_url, folder.path)) from None  # fmt: skip
 

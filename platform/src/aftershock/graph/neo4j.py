@@ -255,8 +255,12 @@ class _explained:
             raise GraphUnreachable(f"{self._name} does not answer: {error}", hint=_LOOK) from None
         if isinstance(error, DriverError | Neo4jError):
             raise self._told(error) from None
-        if isinstance(error, OSError | ValueError):  # no such host, certificates, addresses that the driver refuses
+        if isinstance(error, OSError):  # no such host, certificates that cannot be read
             raise GraphUnreachable(f"{self._name}: {_line(error)}", hint=_LOOK) from None
+        if isinstance(error, ValueError | OverflowError):  # a value that does not go over the wire
+            raise GraphError(
+                f"{self._name} cannot take it: {_line(error)}", hint="whole numbers have 64 bits at most"
+            ) from None
 
     def _told(self, error: Exception) -> GraphError:
         from neo4j import exceptions as e

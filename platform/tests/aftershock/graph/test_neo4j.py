@@ -165,7 +165,9 @@ def test_many_that_open_a_server_at_once_make_what_is_missing_once(place: Place)
     missing = sorted(name for name, statement in wanted().items() if "()-[e:" in statement)
 
     def present() -> list[str]:
-        found = place.graph.ask("SHOW INDEXES YIELD name WHERE name IN $names RETURN name ORDER BY name", {"names": missing})
+        found = place.graph.ask(
+            "SHOW INDEXES YIELD name WHERE name IN $names RETURN name ORDER BY name", {"names": missing}
+        )
         return [row["name"] for row in found]
 
     for _ in range(3):
@@ -203,6 +205,15 @@ def test_a_transaction_that_fails_leaves_the_old_run(place: Place) -> None:
         place.graph.write_run(broken)
     (back,) = place.graph.rows([rows.run_id])
     assert digest(back) == digest(rows)
+
+
+@on_server
+def test_a_number_that_the_server_cannot_hold(place: Place) -> None:
+    rows = place.golden()
+    rows.nodes["Run"][rows.id("Run", "run")]["seed"] = 2**70
+    with pytest.raises(GraphError, match="out of range"):
+        place.graph.write_run(rows)
+    assert place.count(rows.run_id) == (0, 0)
 
 
 @on_server
