@@ -41,7 +41,7 @@ def offered(bed: Bed, run: subprocess.Popen[str], name: str) -> dict[str, Any]:
     said = [(f["rule"], f["summary"], f["hint"]) for f in bed.verdict(name)["findings"] if f["outcome"] != "PASS"]
     assert (load["error"], load["dropped"]) == (None, 0), said
     assert not [text for rule, text, _ in said if rule in ("preflight", "undo", "observers")], said
-    print(f"{name}: {said or 'PASS'}, {load}")
+    print(f"{name}: {said or 'PASS'}, {load}, {bed.document(name, 'run.json')['load']['path']}")
     return load
 
 
