@@ -16,7 +16,9 @@ FOUND_MAX = 100_000  # runs among which one is looked for by its name
 
 def history(graph: Graph, tell: Teller) -> list[Row]:
     """The newest runs that have a verdict, oldest of them first."""
-    found = sorted(graph.query("history", skip=0, limit=RUNS_MAX), key=lambda row: str(row["run"]))  # ids begin with the time
+    found = sorted(
+        graph.query("history", skip=0, limit=RUNS_MAX), key=lambda row: str(row["run"])
+    )  # ids begin with the time
     rows = []
     for number, row in enumerate(found):
         tell("reading the graph", number / len(found))
