@@ -61,9 +61,12 @@ format: $(READY) ## let ruff format and fix
 	$(BIN)/ruff format $(PYTHONS)
 	$(BIN)/ruff check --fix $(PYTHONS)
 
-lock: $(READY) ## write requirements.lock anew from pyproject.toml
+lock: $(READY) ## write requirements.lock anew from pyproject.toml, and those of the images
 	$(VENV)-tools/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
+	for image in shop runner "postgres --no-deps"; do set -- $$image; \
+	  $(VENV)-tools/bin/uv pip compile platform/$$1-requirements.in --constraint requirements.lock $$2 --universal --python-version 3.12 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file platform/$$1-requirements.lock || exit 1; done
 
 clean: ## remove what set-up and tools made
 	rm -rf $(VENV) $(VENV)-tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -31,8 +31,7 @@ WEIGHTS_MIN = 1_000_000  # bytes; an entry that is smaller only points to a serv
 LETTERS = "ABCDE"
 CHOICE_TOKENS, SENTENCE_TOKENS = 32, 160
 _CHOOSE = (
-    "You edit a report. Pick the phrasing that reads best after the sentence before it. "
-    'Answer {"choice": "LETTER"}.'
+    'You edit a report. Pick the phrasing that reads best after the sentence before it. Answer {"choice": "LETTER"}.'
 )
 _REWRITE = (
     "You edit a report. Reword the sentence so that it reads well after the one before it. "
