@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from neo4j import Driver, Session, Transaction
 
 T = TypeVar("T")
-ROWS_A_TRANSACTION = 10_000  # of runs that come many at a time; one run alone is never divided
+ROWS_A_TRANSACTION = 20_000  # of runs that come many at a time; one run alone is never divided
 STATEMENT_TIMES = (
     3  # a statement may take this many times the deadline: the first ones of a server that has just started are slow
 )
