@@ -109,7 +109,7 @@ def asked(
             near.close()
             server.close()
             async with asyncio.timeout(5):
-                while len(asyncio.all_tasks()) > 1:  # both sides see that the customer has gone
+                while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110  (both sides see that the customer has gone)
                     await asyncio.sleep(0.005)
 
     return asyncio.run(all_of_them())
