@@ -272,7 +272,8 @@ def test_a_node_that_never_comes_back(bed: Bed) -> None:
     broken.write_text(f'#!/bin/sh\n[ "$1" = on ] || exec {bed.programs["AFTERSHOCK_NODE_POWER"]} "$@"\n')
     broken.chmod(0o700)
     load = {**SHORT, "fault_s": 6, "recovery_s": 2}
-    path = bed.variant("node-loss", "lost", probes=PROBES, load=load, recovery_deadline_s=5)
+    slo = [{"journey": "checkout", "indicator": "success_ratio", "min": 0.01, "window": "fault"}]
+    path = bed.variant("node-loss", "lost", probes=PROBES, slo=slo, load=load, recovery_deadline_s=5)
     try:
         run = bed.run(path, AFTERSHOCK_NODE_POWER=str(broken))
         assert run.wait(180) == 2, bed.said(run)
