@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -46,4 +47,5 @@ def send(
         processes.end(child, 0)
         said = words.read_text(errors="replace").strip()[-300:] if words.is_file() else ""
         raise LoadError(f"the crowd's generator ended with {code}: {said or 'without a word'}")
+    threading.Thread(target=child.wait, name="crowd", daemon=True).start()  # it ends by itself, and somebody has to notice
     return {"url": url, "rate_per_s": rate_per_s, "seconds": seconds}
