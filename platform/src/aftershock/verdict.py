@@ -151,7 +151,7 @@ def judge(seen: Observed) -> Verdict:
     proven = _steady(seen).outcome is Outcome.PASS and _load(seen).outcome is Outcome.PASS
     kept = seen.undo_pending > 0  # nothing recovers from a fault that is still there
     findings = (
-        *_targets(seen), *_stopped(seen), _activities(seen), _steady(seen), _load(seen), *_faults(seen), *_observers(seen),
+        *_targets(seen), *_activities(seen), _steady(seen), _load(seen), *_faults(seen), *_observers(seen),
         *(_slo(m, proven and not (kept and m.slo.window == "recovery"), m.slo.window in seen.blind) for m in seen.slos),
         _recovery(seen, proven and not kept and not seen.blind & {"fault", "recovery"}), _undo(seen),
         *(_invariant(seen, name, proven) for name in seen.invariants_wanted),
@@ -190,7 +190,13 @@ def _targets(seen: Observed) -> list[Finding]:
     ]
 
 
-def _activities(seen: Observed) -> Finding:
+def _activities(seen: Observed) -> list[Finding]:
+    early = [_no("activities", f"the run stopped early: {seen.stopped[0]}", seen.stopped[1])] if seen.stopped else []
+    done = _ran(seen)
+    return early if early and done.outcome is Outcome.PASS else [*early, done]
+
+
+def _ran(seen: Observed) -> Finding:
     refused_as_wanted = seen.expect == "refused" and any(f.refused for f in seen.faults)
     failed = [a for a in seen.activities if not a.succeeded and not (refused_as_wanted and a.phase == "method")]
     if failed:
@@ -254,10 +260,6 @@ def _observers(seen: Observed) -> list[Finding]:
     findings = [_no("observers", f"{name} recorded nothing", "no data is never a pass") for name in seen.silent]
     findings += [_no("observers", f"{gap.observer} has a gap: {gap.reason}") for gap in seen.gaps]
     return findings or [_ok("observers", "all observers recorded without a gap")]
-
-
-def _stopped(seen: Observed) -> list[Finding]:
-    return [_no("activities", f"the run stopped early: {seen.stopped[0]}", seen.stopped[1])] if seen.stopped else []
 
 
 def _slo(measurement: Measurement, proven: bool, blind: bool) -> Finding:
