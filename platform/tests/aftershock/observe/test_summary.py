@@ -105,11 +105,18 @@ def test_a_budget_says_how_many_may_go() -> None:
 
 
 def test_an_autoscaler_says_what_it_wants_and_why() -> None:
-    obj = {"metadata": meta("storefront"),
-           "spec": {"minReplicas": 2, "maxReplicas": 6, "scaleTargetRef": {"kind": "Deployment", "name": "storefront"}},
-           "status": {"currentReplicas": 2, "desiredReplicas": 4,
-                      "conditions": [{"type": "AbleToScale", "status": "True", "reason": "SucceededRescale"}],
-                      "currentMetrics": [{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 140}}}]}}  # fmt: skip
+    obj = {
+        "metadata": meta("storefront"),
+        "spec": {"minReplicas": 2, "maxReplicas": 6, "scaleTargetRef": {"kind": "Deployment", "name": "storefront"}},
+        "status": {
+            "currentReplicas": 2,
+            "desiredReplicas": 4,
+            "conditions": [{"type": "AbleToScale", "status": "True", "reason": "SucceededRescale"}],
+            "currentMetrics": [
+                {"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 140}}}
+            ],
+        },
+    }
     seen = SUMMARIES["HorizontalPodAutoscaler"](obj)
     assert (seen.service, seen.reason) == ("storefront", "SucceededRescale")
     assert (seen.detail["current"], seen.detail["desired"], seen.detail["max"]) == (2, 4, 6)
