@@ -36,6 +36,7 @@ LOOK_S = 0.5  # how often it asks one
 ENTRY_S = 3.0  # for one entry, before the next one is tried; then again from the first
 SETTLE_S = 0.4  # a request of the dead run may still have been under way: look again
 STOP_S = 5.0
+LET_GO_S = 15.0  # so long it tries to let go of the leases
 LOGS_MAX = 20
 
 
@@ -174,11 +175,19 @@ def _let_go(cluster: Cluster, namespaces: Sequence[str], run_id: str, left: Sequ
     """The leases of the run: gone, or marked with what is not undone, so that no other machine starts over it."""
     from aftershock import lease
 
+    ends = time.monotonic() + LET_GO_S
     for namespace in namespaces:
-        try:
-            lease.release(cluster, namespace, run_id, "; ".join(entry.inverse.what or entry.action for entry in left))
-        except ClusterError as error:  # it ends by itself, since nobody renews it
-            _say(f"the lease in {namespace} is not let go: {error}")
+        while True:
+            try:
+                lease.release(
+                    cluster, namespace, run_id, "; ".join(entry.inverse.what or entry.action for entry in left)
+                )
+                break
+            except ClusterError as error:  # after that it ends by itself, since nobody renews it
+                if time.monotonic() > ends:
+                    _say(f"the lease in {namespace} is not let go: {error}")
+                    break
+            time.sleep(LOOK_S)
 
 
 def is_gone(context: str, fingerprint: str, configured: Settings) -> bool:
