@@ -108,6 +108,9 @@ def parser() -> argparse.ArgumentParser:
     undo = command("undo", _undo, "take back what killed runs left behind", "aftershock undo --on pocket")
     on(undo)
     undo.add_argument(
+        "--wait", type=float, metavar="S", help="seconds that each may take to be seen undone (30, a node 120)"
+    )
+    undo.add_argument(
         "--forget", action="store_true", help="faults of an earlier cluster of the same name went with it"
     )
     diagnose = command("diagnose", _diagnose, "rank root causes of run or case folders, from observations alone",
@@ -248,7 +251,7 @@ def _check(chosen: argparse.Namespace, configured: Settings) -> int:
 def _undo(chosen: argparse.Namespace, configured: Settings) -> int:
     from aftershock import leftovers
 
-    done = leftovers.undo(chosen.on, configured, forget=chosen.forget)
+    done = leftovers.undo(chosen.on, configured, wait_s=chosen.wait, forget=chosen.forget)
     lines = [f"{d['state']:8} {d['action']} of {d['run']}: {d['error'] or d['what']}" for d in done]
     _print(chosen, done, lambda: print("\n".join(lines) or "nothing to undo"))
     if all(d["state"] == "done" for d in done):

@@ -11,7 +11,7 @@ from aftershock.settings import Settings
 from aftershock.undo import Entry, State, UndoJournal, Undone
 
 
-def undo(on: str, settings: Settings, *, forget: bool = False) -> list[dict[str, Any]]:
+def undo(on: str, settings: Settings, *, wait_s: float | None = None, forget: bool = False) -> list[dict[str, Any]]:
     """Take back every fault of this cluster that is still in the journal; each answer tells what became of it.
 
     Faults of another cluster, which the same context named then, are never undone here: they are told or, with `forget`, for a cluster
@@ -21,7 +21,7 @@ def undo(on: str, settings: Settings, *, forget: bool = False) -> list[dict[str,
     cluster = Cluster.connect(on, settings)
     identity = cluster.identity
     with UndoJournal.of(settings) as journal:
-        done = journal.undo(cluster, journal.pending(identity.fingerprint))
+        done = journal.undo(cluster, journal.pending(identity.fingerprint), wait_s)
         strangers = [
             e for e in journal.pending() if e.context == identity.context and e.cluster != identity.fingerprint
         ]

@@ -287,7 +287,9 @@ def test_a_node_that_never_comes_back(bed: Bed) -> None:
         )
         refused = bed.call("check", str(path), "--on", bed.context, "--unleash", code=2)
         assert "not undone" in refused
-        bed.call("undo", "--on", bed.context, code=2, AFTERSHOCK_NODE_POWER=str(broken))
+        told = bed.call("undo", "--on", bed.context, "--wait", "3", code=2)
+        assert "failed   node-power-off" in told
+        assert "power on node body2: not seen to have worked within 3 s" in told
     finally:
         bed.program("AFTERSHOCK_NODE_POWER", "on", "body2")
     assert "done" in bed.call("undo", "--on", bed.context)
