@@ -136,7 +136,7 @@ def test_what_the_shop_does_wrong_is_kept_and_is_valid_load(bench: Bench) -> Non
     with Server() as gone, Server(mode="error") as failing, Server(mode="drip") as dripping:
         gone.close()
         runs = {
-            (tool, what): bench.start(tool, url, rate=20, total_s=0.5, timeout_s=0.5)
+            (tool, what): bench.start(tool, url, rate=20, total_s=0.5, timeout_s=0.5 if what == "drip" else 5.0)
             for what, url in (("refused", gone.url), ("500", failing.url), ("drip", dripping.url))
             for tool in TOOLS
         }
