@@ -63,8 +63,11 @@ def test_a_checkout_works_from_outside(shop: Cluster) -> None:
 def test_a_lost_payments_pod_is_replaced(shop: Cluster) -> None:
     first, _ = shop.ready("app=payments", 2, "shop")
     shop.kubectl("-n", "shop", "delete", "pod", first["metadata"]["name"], "--wait=false")
-    assert first["metadata"]["name"] not in {p["metadata"]["name"] for p in shop.ready("app=payments", 2, "shop")}
+    lost = first["metadata"]["name"]
+    assert lost not in {p["metadata"]["name"] for p in shop.ready("app=payments", 2, "shop")}
     checkout(shop)
+    # Until it is gone it answers on the connections that it has, as its grace allows.
+    shop.kubectl("-n", "shop", "wait", f"pod/{lost}", "--for=delete", "--timeout=30s")
 
 
 def test_latency_from_orders_to_payments_is_felt_in_checkouts_and_goes(shop: Cluster) -> None:
