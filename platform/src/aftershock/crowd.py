@@ -47,5 +47,7 @@ def send(
         processes.end(child, 0)
         said = words.read_text(errors="replace").strip()[-300:] if words.is_file() else ""
         raise LoadError(f"the crowd's generator ended with {code}: {said or 'without a word'}")
-    threading.Thread(target=child.wait, name="crowd", daemon=True).start()  # it ends by itself, and somebody has to notice
+    threading.Thread(
+        target=child.wait, name="crowd", daemon=True
+    ).start()  # it ends by itself, and somebody has to notice
     return {"url": url, "rate_per_s": rate_per_s, "seconds": seconds}
