@@ -36,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="allow faults on a cluster that pocketkube did not start for you",
     )
+    group.addoption("--aftershock-load-on", default="runner", choices=("runner", "cluster"),
+                    help="where the load generator runs: here or in pods of the cluster (runner)")  # fmt: skip
     group.addoption("--aftershock-reports", metavar="DIR", default="reports", help="where runs are kept (reports)")
     group.addoption(
         "--aftershock-model",
@@ -94,8 +96,11 @@ class ExperimentItem(pytest.Item):
         from aftershock.verdict import Outcome
 
         reports = Path(self.config.getoption("--aftershock-reports"))
-        options = run.Options(_cluster(self.config), reports, self.config.getoption("--aftershock-unleash"), self.weak,
-                              settings().graph_url or str(reports / "graph.lbug"), self.config.getoption("--aftershock-model"))  # fmt: skip
+        options = run.Options(
+            _cluster(self.config, self.tested), reports, self.config.getoption("--aftershock-unleash"), self.weak,
+            settings().graph_url or str(reports / "graph.lbug"), self.config.getoption("--aftershock-model"),
+            self.config.getoption("--aftershock-load-on"),
+        )  # fmt: skip
         folder = run.run(self.tested, options, settings(), silent)
         must = Outcome.FAIL if self.weak else Outcome.PASS
         twin = self.tested.weak_twin
@@ -125,20 +130,31 @@ def _explained(row: Any, verdict: dict[str, Any]) -> Iterator[str]:
     yield f"  report: {row.report}"
 
 
-def _cluster(config: pytest.Config) -> str:
-    """The cluster to run on. The local one is started once per session, and what an earlier drain emptied is filled again."""
-    given = config.getoption("--aftershock-on")
-    if given:
-        return str(given)
+def _cluster(config: pytest.Config, tested: Experiment) -> str:
+    """The cluster to run on, with the shop spread over its nodes anew where an earlier drain left one empty.
+
+    The local one is started once per session. On a given one pods are moved only off the leash, and only for an experiment on a node.
+    """
     from aftershock import demo, testbed
+    from aftershock.cluster import Cluster
     from aftershock.progress import silent
     from aftershock.settings import settings
 
+    onto = [
+        str(a.arguments["name"]) for a in tested.actions if a.target in testbed.EMPTYING and a.arguments.get("name")
+    ]
+    if given := config.getoption("--aftershock-on"):
+        if onto and tested.expect == "fault" and config.getoption("--aftershock-unleash"):
+            cluster = Cluster.connect(str(given), settings())
+            for namespace in tested.blast_radius.namespaces:
+                testbed.spread(cluster, namespace, silent, onto)
+            cluster.close()
+        return str(given)
     if _BED not in config.stash:
         stack = ExitStack()
         bed = testbed.Testbed.of(demo.project_folder(), "pytest")
         config.stash[_CLUSTER] = stack.enter_context(testbed.running(bed, settings(), silent))
         config.stash[_BED] = stack
     cluster = config.stash[_CLUSTER]
-    testbed.spread(cluster, testbed.NAMESPACE, silent)
+    testbed.spread(cluster, testbed.NAMESPACE, silent, onto if tested.expect == "fault" else ())
     return testbed.on(cluster)

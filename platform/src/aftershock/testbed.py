@@ -13,7 +13,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ Progress = Callable[[str, float], None]  # what is under way, and how much of it
 UP_S, READY_S, DOWN_S = 60.0, 90.0, 30.0
 MANAGER = "aftershock-testbed"
 NAMESPACE = "shop"
+ROLE = "aftershock.dev/role"  # a label of nodes; pods prefer those of their own
+SPREADS_MAX = 3
+EMPTYING = ("aftershock.actions.drain_node", "aftershock.actions.power_off_node")  # leave a node without pods
 
 
 @dataclass(frozen=True)
@@ -134,23 +138,36 @@ def start(bed: Testbed, settings: Settings, progress: Progress, *, owned: bool) 
     return cluster
 
 
-def spread(cluster: Cluster, namespace: str, progress: Progress) -> None:
-    """Move a pod of each Deployment that has all its pods on one node, as after a drain: nothing moves back by itself."""
-    pods = f"/api/v1/namespaces/{namespace}/pods"
+def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collection[str] = ()) -> None:
+    """Move a pod of each Deployment that has all its pods on one node, or none on one of `onto`: nothing moves back by itself.
+
+    Each is evicted within its budget and waited for; where its replacement goes is the scheduler's business.
+    """
+    roles = {
+        n["metadata"]["name"]: (n["metadata"].get("labels") or {}).get(ROLE) for n in cluster.list("/api/v1/nodes")
+    }
     for workload in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
         labels = workload["spec"]["selector"].get("matchLabels") or {}
-        own = cluster.list(pods, label_selector=",".join(f"{k}={v}" for k, v in labels.items()))
-        if len(own) < 2 or len({p["spec"].get("nodeName") for p in own}) > 1:
-            continue
-        meta = own[0]["metadata"]
-        body = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": meta["name"], "namespace": namespace},
-        }
-        cluster.request("POST", f"{pods}/{meta['name']}/eviction", body=body)
-        _wait_gone(cluster, f"{pods}/{meta['name']}")
-        wait_ready(cluster, [{"apiVersion": "apps/v1", "kind": "Deployment", **workload}], READY_S, progress)
+        selector = ",".join(f"{k}={v}" for k, v in labels.items())
+        for _ in range(SPREADS_MAX):
+            moved = _misplaced(cluster.list(f"/api/v1/namespaces/{namespace}/pods", selector), onto, roles)
+            if moved is None:
+                break
+            path = f"/api/v1/namespaces/{namespace}/pods/{moved}"
+            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": moved, "namespace": namespace}}
+            cluster.request("POST", f"{path}/eviction", body=body)
+            _wait_gone(cluster, path)
+            wait_ready(cluster, [{"apiVersion": "apps/v1", "kind": "Deployment", **workload}], READY_S, progress)
+
+
+def _misplaced(pods: Sequence[dict[str, Any]], onto: Collection[str], roles: Mapping[str, str | None]) -> str | None:
+    """Name of the pod that should go: one on a node of another role than it is wanted on, else one of the fullest node."""
+    nodes = Counter(str(p["spec"].get("nodeName")) for p in pods)
+    if len(pods) < 2 or (len(nodes) > 1 and set(onto) <= set(nodes)):
+        return None
+    wanted = {roles.get(node) for node in onto} or {roles.get(node) for node in nodes}
+    first = max(nodes, key=lambda node: (roles.get(node) not in wanted, nodes[node]))
+    return next(str(p["metadata"]["name"]) for p in pods if str(p["spec"].get("nodeName")) == first)
 
 
 def _wait_gone(cluster: Cluster, path: str) -> None:
