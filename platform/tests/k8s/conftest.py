@@ -2,15 +2,13 @@
 
 Two programs do what no API can: $AFTERSHOCK_NODE_POWER (called as `PROGRAM off NODE` and `PROGRAM on NODE`), and $AFTERSHOCK_TEST_API,
 which freezes the API server (it takes connections and answers nothing), says `frozen`, and lets it go on once its own standard input
-ends, at most 90 s later, so that no test that dies leaves it frozen. A test that needs one that is not there is skipped. Where the
-project's own test cluster stands beside the checkout, both are made from its tool.
+ends, at most 90 s later, so that no test that dies leaves it frozen. A test that needs one that is not there is skipped.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -28,25 +26,11 @@ from aftershock.errors import ClusterError
 from aftershock.undo import UndoJournal
 
 PROJECT = Path(__file__).parents[3]
-TOOL = PROJECT.parent / "shared/rig/kube/rig"
 SHOP = "/api/v1/namespaces/shop"
 OURS = "app.kubernetes.io/part-of=aftershock"
 RUN_S = 200
 CLEAN_S = 30
 HEALTHY_S = 90
-
-POWER = """#!/bin/sh
-case "$1" in off) exec {tool} kill-node "$2";; on) exec {tool} start-node "$2" --wait 100;; esac
-exit 2
-"""
-API = """#!/bin/sh
-signal() {{ {tool} node-exec brain sh -c 'for p in /proc/[0-9]*; do
-  case "$(head -zn1 "$p/cmdline" 2>/dev/null | tr -d "\\0")" in */kube-apiserver) kill -'"$1"' "${{p#/proc/}}";; esac; done' </dev/null; }}
-trap 'signal CONT' EXIT
-trap 'exit 1' TERM INT HUP
-signal STOP && echo frozen
-timeout 90 cat
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,17 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def programs() -> dict[str, str]:
     """The environment variables that name what can be done to this cluster from below."""
-    known = {name: os.environ[name] for name in ("AFTERSHOCK_NODE_POWER", "AFTERSHOCK_TEST_API") if name in os.environ}
-    if TOOL.is_file():
-        folder = tmp_path_factory.mktemp("programs")
-        for name, text in (("AFTERSHOCK_NODE_POWER", POWER), ("AFTERSHOCK_TEST_API", API)):
-            path = folder / name.rpartition("_")[2].lower()
-            path.write_text(text.format(tool=shlex.quote(str(TOOL))))
-            path.chmod(0o700)
-            known.setdefault(name, str(path))
-    return known
+    return {name: os.environ[name] for name in ("AFTERSHOCK_NODE_POWER", "AFTERSHOCK_TEST_API") if name in os.environ}
 
 
 @pytest.fixture(scope="session")
