@@ -40,7 +40,7 @@ test-demo: $(READY) ## run the demo as users do: whole, twice at once, as anothe
 	$(BIN)/pytest -q -m demo platform/tests/test_demo.py
 
 test-k8s: $(READY) ## the same experiments on the Kubernetes cluster of KUBECONFIG (images from `make image` loaded there)
-	$(BIN)/pytest -q -m k8s platform/tests/k8s
+	$(BIN)/pytest -q -m k8s --durations=20 platform/tests/k8s
 
 test-servers: $(READY) ## the graph on the Neo4j of NEO4J_URI, the model on the Ollama of OLLAMA_HOST
 	$(BIN)/pytest -q -m servers platform/tests
