@@ -171,11 +171,11 @@ def test_a_checkout_whose_connection_broke_is_kept_with_its_key(bench: Bench) ->
 
 def test_a_generator_that_is_stopped_is_late_and_says_so(bench: Bench) -> None:
     with Server() as server:
-        runs = [bench.start(tool, server.url, total_s=1.5) for tool in TOOLS]
+        runs = [bench.start(tool, server.url, total_s=3.0) for tool in TOOLS]
         for run in runs:
             run.begun_us(BEGIN_S)
             os.kill(run.pid, signal.SIGSTOP)
-        time.sleep(0.8)  # how long they stand still, not a wait for something
+        time.sleep(1.2)  # how long they stand still, not a wait for something
         for run in runs:
             os.kill(run.pid, signal.SIGCONT)
         facts = [run.finish(END_S) for run in runs]
