@@ -37,11 +37,8 @@ def judge_folder(folder: RunFolder, now_us: int | None = None) -> Verdict:
     windows = {name: Interval(w["from_us"], w["to_us"]) for name, w in run["windows"].items() if w}
     journeys = journeys_of(folder)
     measured = [slo.measure(objective, journeys, windows) for objective in tested.slos] if windows else []
-    usual = (
-        [slo.measure(replace(objective, window="baseline"), journeys, windows) for objective in tested.slos]
-        if windows
-        else []
-    )
+    before = slo.undisturbed(journeys, windows["fault"].from_us) if windows else []
+    usual = [slo.measure(replace(o, window="baseline"), before, windows) for o in tested.slos] if windows else []
     invariants = folder.read("invariants.json")["results"] if folder.has("invariants.json") else []
     seen = observed(tested, evidence, invariants, measured, usual, journeys, windows)
     verdict = judge(seen)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from aftershock.experiment import Slo
 
+UNDER_WAY_S = 1.0  # half of what a customer waits
 MIN_ITERATIONS = 20  # below this a p95 is a guess and one failure moves a ratio by 5 %
 
 
@@ -117,6 +118,15 @@ def measure(slo: Slo, journeys: Sequence[Iteration], windows: Mapping[str, Inter
     else:
         value = percentile([j.latency_ms for j in inside], float(slo.indicator.rsplit("p", 1)[1]))
     return Measurement(slo, value, len(inside), slo.holds(value))
+
+
+def undisturbed(journeys: Sequence[Iteration], fault_us: int) -> list[Iteration]:
+    """Journeys that tell of the time before a fault at `fault_us`: all but those that had just begun then.
+
+    What became of these the fault may have decided. One that had already taken longer than UNDER_WAY_S stays: the shop was slow before.
+    """
+    just_begun_us = fault_us - round(UNDER_WAY_S * 1e6)
+    return [j for j in journeys if j.end_us <= fault_us or not just_begun_us <= j.intended_us < fault_us]
 
 
 def recovered_s(journeys: Sequence[Iteration], undone_us: int, hold: int = MIN_ITERATIONS) -> float | None:

@@ -248,7 +248,7 @@ def test_a_shop_that_stalls_fails_and_the_load_stays_valid(bed: Bed) -> None:
     document = yaml.safe_load((PROJECT / "experiments" / "payments-latency.yaml").read_text())
     document["method"][0]["provider"]["func"] = "network_partition"
     del document["method"][0]["provider"]["arguments"]["latency_ms"]
-    document["extensions"][0]["load"].update({**WINDOWS, "baseline_s": 1.2, "fault_s": 2, "recovery_s": 0.5})
+    document["extensions"][0]["load"].update({**WINDOWS, "baseline_s": 2, "fault_s": 2, "recovery_s": 0.5})
     document["extensions"][0]["weak_twin"] = {"weakness": "no-timeout", "must_break": "success_ratio"}
     path = bed.folder / "stall.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))

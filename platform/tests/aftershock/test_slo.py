@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aftershock.experiment import Slo
-from aftershock.slo import Interval, Iteration, Sample, iterations, measure, outage_s_max, percentile, recovered_s
+from aftershock.slo import (
+    Interval,
+    Iteration,
+    Sample,
+    iterations,
+    measure,
+    outage_s_max,
+    percentile,
+    recovered_s,
+    undisturbed,
+)
 
 WINDOWS = {"baseline": Interval(0, 1_000_000), "fault": Interval(1_000_000, 2_000_000)}
 
@@ -83,3 +93,11 @@ def test_percentile_is_a_value_that_occurred_with_enough_at_or_below(values: lis
     got = percentile(values, rank)
     assert got in values
     assert sum(v <= got for v in values) >= rank / 100 * len(values) * (1 - 1e-12)
+
+
+def test_a_fault_says_nothing_of_the_time_before_it() -> None:
+    def journey(intended_s: float, end_s: float) -> Iteration:
+        return Iteration(journey="checkout", intended_us=round(intended_s * 1e6), end_us=round(end_s * 1e6), ok=False)
+
+    done, under_way, stuck, later = journey(8.0, 9.9), journey(9.9, 12.0), journey(8.5, 12.0), journey(10.0, 12.0)
+    assert undisturbed([done, under_way, stuck, later], 10_000_000) == [done, stuck, later]
