@@ -96,8 +96,8 @@ class Neo4j:
 
     def write_runs(self, runs: Iterable[Rows]) -> None:
         """Put runs in place of what the graph held of them, some whole runs in each transaction."""
-        for batch in _batches(runs):
-            self._write(batch)
+        for batch in writes.batches(runs, ROWS_A_TRANSACTION):
+            self._write(list(batch.values()))
 
     def remove_run(self, run_id: str) -> None:
         """Take a run away, in one transaction."""
@@ -208,20 +208,6 @@ class Neo4j:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _batches(runs: Iterable[Rows]) -> Iterator[list[Rows]]:
-    """Runs of different ids, the later one where an id comes twice, with about as many rows as go into a transaction."""
-    batch: dict[str, Rows] = {}
-    size = 0
-    for rows in runs:
-        batch[rows.run_id] = rows
-        size += sum(rows.counts())
-        if size >= ROWS_A_TRANSACTION:
-            yield list(batch.values())
-            batch, size = {}, 0
-    if batch:
-        yield list(batch.values())
 
 
 def _may_pass(error: Exception) -> bool:

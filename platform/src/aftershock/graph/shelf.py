@@ -10,11 +10,12 @@ newest, so that replaying one is a single transaction. Many runs at once are mad
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from aftershock.errors import GraphError
+from aftershock.graph import writes
 from aftershock.graph.ladybug import Ladybug
 from aftershock.graph.lock import WriterLock
 from aftershock.graph.rows import Rows
@@ -66,7 +67,7 @@ class Shelf:
     def write_runs(self, runs: Iterable[Rows]) -> None:
         """Put runs in place of what the graph held of them: enough of them as full files, else as many in one transaction as go into
         the current file. An iterator is read as it is needed."""  # fmt: skip
-        for batch in _batches(runs, self._rows_a_file):
+        for batch in writes.batches(runs, self._rows_a_file):
             fresh = [rows for run, rows in batch.items() if run not in self._runs]
             size = sum(sum(rows.counts()) for rows in fresh)
             if len(fresh) < self._runs_a_file and size < self._rows_a_file // 2:
@@ -209,20 +210,6 @@ class Shelf:
 def full_folder(path: Path) -> Path:
     """Where the full files of a graph lie."""
     return path.with_name(f"{path.name}.full")
-
-
-def _batches(runs: Iterable[Rows], rows_a_file: int) -> Iterator[Mapping[str, Rows]]:
-    """Runs by id, the later one where an id comes twice, with about as many rows as go into a file that is filled at once."""
-    batch: dict[str, Rows] = {}
-    size = 0
-    for rows in runs:
-        batch[rows.run_id] = rows
-        size += sum(rows.counts())
-        if size >= rows_a_file:
-            yield batch
-            batch, size = {}, 0
-    if batch:
-        yield batch
 
 
 def _sweep(folder: Path) -> None:

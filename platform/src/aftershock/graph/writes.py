@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aftershock.graph import schema
@@ -10,6 +10,20 @@ from aftershock.graph.rows import Rows, Value
 
 BATCH = 10_000  # planning a statement is what costs: twice as fast as a thousand
 Row = dict[str, Value | None]
+
+
+def batches(runs: Iterable[Rows], rows_a_batch: int) -> Iterator[dict[str, Rows]]:
+    """Runs by id, the later one where an id comes twice, with about `rows_a_batch` rows; reads no further than one batch."""
+    batch: dict[str, Rows] = {}
+    size = 0
+    for rows in runs:
+        batch[rows.run_id] = rows
+        size += sum(rows.counts())
+        if size >= rows_a_batch:
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch
 
 
 def statements(runs: Sequence[Rows], known: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
