@@ -17,16 +17,6 @@ from tests.aftershock import runs
 GOLDEN = Path(__file__).parent / "golden" / "payments-pod-kill"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return runs.write(tmp_path_factory.mktemp("reports"))
-
-
-@pytest.fixture(scope="module")
-def ledger(folder: RunFolder) -> list[Fact]:
-    return facts.of(folder)
-
-
 def known(ledger: list[Fact]) -> dict[tuple[str, str], Any]:
     return {(f.subject, f.predicate): f.value if f.value is not None else f.object or f.time_us for f in ledger}
 

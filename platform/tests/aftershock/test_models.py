@@ -15,19 +15,8 @@ from aftershock.facts import Fact
 from aftershock.folder import RunFolder
 from aftershock.models import embedded
 from aftershock.models.caged import Caged
-from tests.aftershock import runs
 
 RELEASE = threading.Event()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return runs.write(tmp_path_factory.mktemp("reports"))
-
-
-@pytest.fixture(scope="module")
-def ledger(folder: RunFolder) -> list[Fact]:
-    return facts.of(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,21 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aftershock import facts
-from aftershock.facts import Fact
-from aftershock.folder import RunFolder
-from tests.aftershock import runs
 from tests.aftershock.models.small_ollama import SmallOllama, serving
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return runs.write(tmp_path_factory.mktemp("reports"))
-
-
-@pytest.fixture(scope="module")
-def ledger(folder: RunFolder) -> list[Fact]:
-    return facts.of(folder)
 
 
 @pytest.fixture
