@@ -18,6 +18,9 @@ LABEL org.opencontainers.image.title="runner" \
       org.opencontainers.image.licenses="Apache-2.0 AND AGPL-3.0-only AND MIT"
 COPY --from=build /opt/runner /opt/runner
 ENV PATH=/opt/runner/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# As in the shop's image: nothing is compiled at a start.
+RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/(test|idlelib|tkinter|turtledemo|lib2to3|ensurepip|site-packages)/' \
+      "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["python", "-m"]

@@ -35,6 +35,21 @@ def test_nothing_to_build_with(cluster_context: str) -> None:
     assert inside(cluster_context, "payments", "sh", "-c", script, "look", *TOOLS) == ""
 
 
+@pytest.mark.parametrize("app", ROLES)
+def test_no_start_compiles_anything(cluster_context: str, app: str) -> None:
+    """What cannot write bytecode compiles its modules at each start, unless the image brings all of it."""
+    script = (
+        f"import os, sys, shop.__main__, shop.{app}\n"
+        "named = {m.__cached__ for m in sys.modules.values() if getattr(m, '__cached__', None)}\n"
+        "print(len(named), sorted(n for n in named if not os.path.exists(n))[:5])"
+    )
+    known, _, without = inside(cluster_context, app, "python", "-c", script).partition(" ")
+    assert int(known) > 300
+    assert without == "[]\n"
+    elsewhere = inside(cluster_context, app, "python", "-X", "pycache_prefix=/nonexistent", "-c", script)
+    assert "/nonexistent" in elsewhere, "the question would not notice"
+
+
 def test_one_image_for_all_roles(cluster: Cluster) -> None:
     pods = cluster.list("/api/v1/namespaces/shop/pods", label_selector="app.kubernetes.io/part-of=shop")
     images = {s["imageID"] for p in pods if p["metadata"]["labels"]["app"] in ROLES
