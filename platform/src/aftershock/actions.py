@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ Configuration = Mapping[str, Any] | None
 Json = dict[str, Any]
 RUN_ID = "AFTERSHOCK_RUN_ID"  # set by our control, so that a fault has the name by which its inverse finds it
 OWNER = {"app.kubernetes.io/managed-by": "aftershock"}
-_RETRY_S = 0.25
+_RETRY_S = 0.3
 _POLL_S = 0.1
 _INJECT_S = 10.0
 _LABEL = re.compile(r"[A-Za-z0-9./_-]+")
@@ -69,13 +70,17 @@ def _connect(context: str, config: str) -> Cluster:
 
 def drain_node(
     name: str, ns: str | None = None, pod_selector: str | None = None, timeout_s: float = 60.0, grace_period_s: int | None = None,
-    configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
+    at_once: int | None = None, configuration: Configuration = None, secrets: Mapping[str, Any] | None = None,
 ) -> Json:  # fmt: skip
     """Cordon a node, evict its pods (of `ns` and `pod_selector` only, if given) through the eviction API, and wait until they are gone.
 
-    A budget that says no (429) is asked again until `timeout_s`; then the drain ends as refused with the API's reason.
-    Pods of DaemonSets, mirror pods and finished pods stay and are listed. Returns node, evicted, skipped, seconds.
+    With `at_once` no more pods than that are without a replacement that is Ready, and of one owner no more than one; a replacement that
+    no node takes is not waited for. Without it all go that the budgets let go, as with kubectl. A budget that says no (429) is asked
+    again until `timeout_s`; then the drain ends as refused with the API's reason. Pods of DaemonSets, mirror pods and finished pods stay
+    and are listed. Returns node, evicted, skipped, seconds.
     """
+    if at_once is not None and at_once < 1:
+        raise BadInput("at_once is how many pods may be without a replacement, 1 or more")
     cluster = cluster_of(configuration, secrets)
     begun = time.monotonic()
     ends = begun + timeout_s
@@ -88,16 +93,26 @@ def drain_node(
     evicted: list[str] = []
     blocked: dict[str, str] = {}
     waiting = dict(left)  # not yet accepted
+    moving: dict[str, int] = {}  # owners of which a pod has gone, and how many of theirs served before
     while True:
+        live = cluster.list(path) if at_once else cluster.list(path, pod_selector, f"spec.nodeName={name}")
+        serving = Counter(_owner(pod) for pod in live if targets.ready(pod))
+        homeless = {_owner(pod) for pod in live if targets.homeless(pod)}
+        moving = {o: before for o, before in moving.items() if serving[o] < before and o not in homeless}
         for uid, pod in list(waiting.items()):
+            if at_once and (len(moving) >= at_once or _owner(pod) in moving):
+                continue
             answer = _evict(cluster, pod, grace_period_s)
             if answer is None:
                 evicted.append(_name(pod))
                 del waiting[uid]
                 blocked.pop(_name(pod), None)
+                if owner := _owner(pod):
+                    moving[owner] = serving[owner]
             else:
                 blocked[_name(pod)] = answer
-        left = {uid: pod for uid, pod in left.items() if uid in waiting or _still_there(cluster, pod)}
+        here = {pod["metadata"]["uid"] for pod in live}
+        left = {uid: pod for uid, pod in left.items() if uid in waiting or uid in here}
         if not left:
             seconds = round(time.monotonic() - begun, 3)
             return {"node": name, "evicted": sorted(evicted), "skipped": skipped, "seconds": seconds}
@@ -109,7 +124,14 @@ def drain_node(
         raise Refused(f"429 {reason} ({', '.join(sorted(blocked))} not evicted within {timeout_s:g} s;"
                       f" {len(evicted)} of {len(evicted) + len(waiting)} pods evicted)")  # fmt: skip
     names = ", ".join(sorted(_name(p) for p in left.values()))
-    raise DeadlineExceeded(f"evicted, but not gone from {name} within {timeout_s:g} s: {names}")
+    stuck = f"; {len(waiting)} wait for the replacements of others" if waiting else ""
+    raise DeadlineExceeded(f"not gone from {name} within {timeout_s:g} s: {names}{stuck}")
+
+
+def _owner(pod: Json) -> str:
+    """The uid of what keeps up the number of such pods; empty if nothing does."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    return next((str(o.get("uid")) for o in owners if o.get("controller")), "")
 
 
 def _evict(cluster: Cluster, pod: Json, grace_period_s: int | None) -> str | None:

@@ -54,6 +54,20 @@ def pods(cluster: Cluster, ns: str, label_selector: str | None = None, name_patt
     return [p for p in found if not name_pattern or re.search(name_pattern, p["metadata"]["name"])]
 
 
+def ready(pod: Json) -> bool:
+    """Whether a pod serves: Ready, and not about to end."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return not pod["metadata"].get("deletionTimestamp") and any(
+        c.get("type") == "Ready" and c.get("status") == "True" for c in conditions
+    )
+
+
+def homeless(pod: Json) -> bool:
+    """Whether the scheduler has found no node for a pod."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(c.get("type") == "PodScheduled" and c.get("reason") == "Unschedulable" for c in conditions)
+
+
 def pods_on(cluster: Cluster, node: str, ns: str | None = None, selector: str | None = None) -> list[Json]:
     """Pods on a node that a drain evicts: not finished, no mirror pod, not of a DaemonSet; of `ns` and `selector` only, if given."""
     path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"

@@ -66,6 +66,85 @@ def test_a_drain_cordons_evicts_and_tells_what_stayed(world: World) -> None:
     assert api.objects["/api/v1/nodes/body2"]["spec"]["unschedulable"] is False
 
 
+class Controllers:
+    """Give each evicted pod a successor elsewhere, which is Ready a moment later; `told` is what happened, in order."""
+
+    def __init__(
+        self, api: SmallApi, owners: dict[str, str], ready_s: float | None, *, unschedulable: bool = False
+    ) -> None:
+        self.api, self.owners, self.ready_s, self.told = api, owners, ready_s, list[str]()
+        self.unschedulable = unschedulable
+        for name in owners:
+            self.put(name, "body2", ready=True)
+        api.evicted = self.evicted
+
+    def put(self, name: str, node: str, *, ready: bool) -> None:
+        owner = [{"kind": "ReplicaSet", "uid": self.owners[name], "controller": True}]
+        conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+        if self.unschedulable and node != "body2":
+            conditions.append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable"})
+        status = {"conditions": conditions}
+        meta = {"labels": {"app": self.owners[name]}, "ownerReferences": owner}
+        self.api.put(f"{PODS}/{name}", metadata=meta, spec={"nodeName": node}, status=status)
+
+    def evicted(self, path: str) -> None:
+        gone = path.rpartition("/")[2]
+        came = f"{gone}-new"
+        self.told.append(f"{gone} goes")
+        if gone not in self.owners:  # nobody keeps up its number
+            return
+        self.owners[came] = self.owners[gone]
+        self.put(came, "body", ready=False)
+        if self.ready_s is not None:
+            threading.Timer(self.ready_s, self.ready, [came]).start()
+
+    def ready(self, name: str) -> None:
+        with self.api.lock:
+            self.told.append(f"{name} serves")
+            self.put(name, "body", ready=True)
+
+
+def test_a_drain_of_one_at_a_time_waits_for_each_replacement(world: World) -> None:
+    api, configuration = world
+    there = Controllers(api, {"orders-b": "orders", "payments-b": "payments"}, 0.4)
+    done = actions.drain_node("body2", ns="shop", timeout_s=10, at_once=1, configuration=configuration)
+    assert done["evicted"] == ["shop/orders-b", "shop/payments-b"]
+    assert there.told[:3] == ["orders-b goes", "orders-b-new serves", "payments-b goes"]
+
+
+def test_a_drain_takes_no_two_pods_of_one_owner_at_once(world: World) -> None:
+    api, configuration = world
+    owners = {"orders-b": "orders", "orders-c": "orders", "payments-b": "payments"}
+    there = Controllers(api, owners, 0.4)
+    actions.drain_node("body2", ns="shop", timeout_s=10, at_once=2, configuration=configuration)
+    assert there.told[:2] == ["orders-b goes", "payments-b goes"]
+    assert there.told.index("orders-c goes") > there.told.index("orders-b-new serves")
+
+
+def test_a_drain_without_a_bound_waits_for_no_replacement(world: World) -> None:
+    api, configuration = world
+    there = Controllers(api, {"orders-b": "orders", "payments-b": "payments"}, None)
+    actions.drain_node("body2", ns="shop", timeout_s=10, configuration=configuration)
+    assert there.told == ["orders-b goes", "payments-b goes"]
+
+
+def test_a_drain_whose_replacements_do_not_come_says_who_waits(world: World) -> None:
+    api, configuration = world
+    there = Controllers(api, {"orders-b": "orders", "payments-b": "payments"}, None)
+    with pytest.raises(DeadlineExceeded, match=r"shop/payments-b; 1 wait for the replacements of others"):
+        actions.drain_node("body2", ns="shop", timeout_s=0.5, at_once=1, configuration=configuration)
+    assert there.told == ["orders-b goes"]
+    with pytest.raises(BadInput, match="at_once"):
+        actions.drain_node("body2", at_once=0, configuration=configuration)
+
+
+def test_a_drain_waits_for_no_replacement_that_no_node_takes(world: World) -> None:
+    api, configuration = world
+    there = Controllers(api, {"orders-b": "orders", "orders-c": "orders"}, None, unschedulable=True)
+    actions.drain_node("body2", ns="shop", timeout_s=10, at_once=1, configuration=configuration)
+    assert sorted(there.told) == ["orders-b goes", "orders-c goes", "payments-b goes"]
+
+
 def test_a_drain_of_some_pods_leaves_the_others(world: World) -> None:
     api, configuration = world
     assert actions.drain_node("body2", ns="shop", pod_selector="app=orders", configuration=configuration)[
