@@ -126,7 +126,7 @@ def trial(cluster: Cluster) -> Iterator[Trial]:
 
 # Between them they ask for all that preflight can ask for.
 EXPERIMENTS = ("payments-pod-kill", "body2-drain", "shipping-delete", "node-loss")
-TWINS = ("payments-single-replica", "no-pdb")
+TWINS = ("payments-single-replica", "no-pdb", "database-without-volume")
 # Not asked for in preflight, since a run goes on without: a gap in the traces, another way to the shop.
 ONLY_BETTER = {"create pods/portforward in shop", "get pods/portforward in shop"}
 # Chaos Mesh is not on every cluster; where it is, the faults of its own are asked for like the others.
