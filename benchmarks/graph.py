@@ -1,7 +1,7 @@
 """The graph against its raw engine: benchmarks/graph.py [--runs 1,100,1000] [--neo4j] [--json] [--from RUN_FOLDER] [--seed 7].
 
 For each engine and size: rows (nodes and edges) a second from rows in memory to a file or server that has them for good, how long one
-more run takes, and the latency of every named query (median of 11; `times` compares the least of each); each beside the bare driver,
+more run takes, and the latency of every named query (median of 31; `times` compares the least of each); each beside the bare driver,
 in turns, in the same process. The runs are made by
 a seed from one run, of 2 to 60 orders each. Raw ladybug is one file that is filled column by column (COPY), the fastest way that the
 engine has, and, for no more than 100 runs, with UNWIND; raw Neo4j is the same statements, in the same graph, run by run in turns.
@@ -36,7 +36,7 @@ from aftershock.graph import bulk, catalogue, ladybug, schema, writes
 from aftershock.graph.rows import Rows
 
 GOLDEN = Path(__file__).parents[1] / "platform" / "tests" / "aftershock" / "golden" / "payments-pod-kill"
-TIMES = 11
+TIMES = 31
 SINGLES = 3  # runs that are written one by one onto a graph of each size
 UNWOUND_MAX = 100
 REPEATS = 3  # of graphs up to that size, for their rows a second; the best counts
