@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import sys
 from types import FrameType
 
 import uvicorn
 
-from shop import service, settings
+from shop import cart, catalog, orders, payments, service, settings, shipping, storefront
 from shop.errors import MissingSetting
 
+ROUTES = {
+    "storefront": storefront.routes,
+    "catalog": catalog.routes,
+    "cart": cart.routes,
+    "orders": orders.routes,
+    "payments": payments.routes,
+    "shipping": shipping.routes,
+}
 FINISH_S = 5  # for requests under way once no new ones are accepted
 
 
@@ -28,7 +35,7 @@ def main() -> int:
         print(f"error: {error}\nhint: docs/contracts.md lists the environment of a pod", file=sys.stderr)
         return 254
     made = service.make(configuration)
-    app = service.application(made, importlib.import_module(f"shop.{role}").routes(made))
+    app = service.application(made, ROUTES[role](made))
     server = DrainingServer(
         uvicorn.Config(app, host=configuration.host, port=configuration.port, loop="uvloop", http="httptools", ws="none",
                        lifespan="on", access_log=False, log_level="warning", timeout_keep_alive=30,
