@@ -86,39 +86,39 @@ def drain_node(
     ends = begun + timeout_s
     cluster.request("PATCH", f"/api/v1/nodes/{name}", body={"spec": {"unschedulable": True}},
                     content_type="application/strategic-merge-patch+json")  # fmt: skip
-    path = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods"
-    there = cluster.list(path, pod_selector, f"spec.nodeName={name}")
+    path, on_node = f"/api/v1/namespaces/{ns}/pods" if ns else "/api/v1/pods", f"spec.nodeName={name}"
+    there = cluster.list(path, pod_selector, on_node)
     skipped = [{"pod": _name(p), "why": why} for p in there if (why := targets.stays(p))]
     left = {p["metadata"]["uid"]: p for p in there if not targets.stays(p)}
     evicted: list[str] = []
     blocked: dict[str, str] = {}
     waiting = dict(left)  # not yet accepted
     moving: dict[str, int] = {}  # owners of which a pod has gone, and how many of theirs served before
-    while True:
-        live = cluster.list(path) if at_once else cluster.list(path, pod_selector, f"spec.nodeName={name}")
-        serving = Counter(_owner(pod) for pod in live if targets.ready(pod))
+    live = cluster.list(path) if at_once else there
+    while left and time.monotonic() <= ends:
+        serving = Counter(_owner(pod) for pod in live if targets.serves(pod))
         homeless = {_owner(pod) for pod in live if targets.homeless(pod)}
         moving = {o: before for o, before in moving.items() if serving[o] < before and o not in homeless}
         for uid, pod in list(waiting.items()):
-            if at_once and (len(moving) >= at_once or _owner(pod) in moving):
+            owner = _owner(pod)
+            if at_once and (len(moving) >= at_once or owner in moving):
                 continue
             answer = _evict(cluster, pod, grace_period_s)
-            if answer is None:
-                evicted.append(_name(pod))
-                del waiting[uid]
-                blocked.pop(_name(pod), None)
-                if owner := _owner(pod):
-                    moving[owner] = serving[owner]
-            else:
+            if answer is not None:
                 blocked[_name(pod)] = answer
+                continue
+            evicted.append(_name(pod))
+            del waiting[uid]
+            blocked.pop(_name(pod), None)
+            if owner:
+                moving[owner] = serving[owner]
+        time.sleep(_RETRY_S)
+        live = cluster.list(path, field_selector=None if at_once else on_node)
         here = {pod["metadata"]["uid"] for pod in live}
         left = {uid: pod for uid, pod in left.items() if uid in waiting or uid in here}
-        if not left:
-            seconds = round(time.monotonic() - begun, 3)
-            return {"node": name, "evicted": sorted(evicted), "skipped": skipped, "seconds": seconds}
-        if time.monotonic() > ends:
-            break
-        time.sleep(_RETRY_S)
+    if not left:
+        seconds = round(time.monotonic() - begun, 3)
+        return {"node": name, "evicted": sorted(evicted), "skipped": skipped, "seconds": seconds}
     if blocked:
         reason = next(iter(blocked.values()))
         raise Refused(f"429 {reason} ({', '.join(sorted(blocked))} not evicted within {timeout_s:g} s;"

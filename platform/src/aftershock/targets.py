@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aftershock.errors import BadInput, NotFound
+from aftershock.observe.summary import condition
 from aftershock.rollouts import image_of
 
 if TYPE_CHECKING:
@@ -54,18 +55,14 @@ def pods(cluster: Cluster, ns: str, label_selector: str | None = None, name_patt
     return [p for p in found if not name_pattern or re.search(name_pattern, p["metadata"]["name"])]
 
 
-def ready(pod: Json) -> bool:
-    """Whether a pod serves: Ready, and not about to end."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return not pod["metadata"].get("deletionTimestamp") and any(
-        c.get("type") == "Ready" and c.get("status") == "True" for c in conditions
-    )
+def serves(pod: Json) -> bool:
+    """Whether a pod is Ready, and not about to end."""
+    return not pod["metadata"].get("deletionTimestamp") and condition(pod, "Ready").get("status") == "True"
 
 
 def homeless(pod: Json) -> bool:
     """Whether the scheduler has found no node for a pod."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c.get("type") == "PodScheduled" and c.get("reason") == "Unschedulable" for c in conditions)
+    return condition(pod, "PodScheduled").get("reason") == "Unschedulable"
 
 
 def pods_on(cluster: Cluster, node: str, ns: str | None = None, selector: str | None = None) -> list[Json]:
