@@ -1,42 +1,30 @@
-"""The Kubernetes API as plain dictionaries; the only module that imports `kubernetes`.
+"""The Kubernetes API as plain dictionaries.
 
 Every call has a deadline. Only requests that change nothing are tried again. An error says whether the request may have been carried
-out all the same (`definite`). Credentials and connection pool are the Kubernetes client's, except where a token is all there is: loading
-the client takes longer than most of our commands.
+out all the same (`definite`).
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import ssl
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import proxy_bypass
 
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError, SSLError
 
-from aftershock import kubeconfig
-from aftershock.credentials import Credentials, Fixed, Plugin, TokenFile
+from aftershock import answers, connection, kubeconfig
+from aftershock.answers import Object, Watch
 from aftershock.errors import BadInput, ClusterError, ClusterUnreachable, Forbidden, NotFound
 from aftershock.kubeconfig import Access
 from aftershock.settings import Settings
 
-Object = dict[str, Any]
 Objects = list[Object]
 Texts = list[str]
 Query = Mapping[str, str | int | bool | None]
@@ -45,10 +33,8 @@ CONNECT_S = 3.0
 HURRY_S = 1.0
 TRIES = 3
 BACKOFF_S = 0.1
-BYTES_MAX = 64_000_000
 PAGE = 500
 PAGES_MAX = 200
-CONNECTIONS_MAX = 32
 WATCH_GRACE_S = 5.0  # how much later than asked for a server may end a watch before it counts as gone
 APPLY = "application/apply-patch+yaml"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -89,7 +75,7 @@ class Cluster:
     def __init__(self, access: Access, settings: Settings) -> None:
         self._access = access
         self.settings = settings
-        self._pool, self._credentials = _plain(access) or _client(access)
+        self._pool, self._credentials = connection.of(access)
         self._lock = threading.Lock()
         self._served: dict[str, dict[str, Resource]] = {}
         self._identity: ClusterIdentity | None = None
@@ -219,8 +205,8 @@ class Cluster:
                 error = unreachable
             else:
                 if 200 <= status < 300:
-                    return _parsed(content, method, path)
-                error = _refused(method, path, status, content, definite=again or status not in _UNSURE)
+                    return answers.parsed(content, method, path)
+                error = answers.refused(method, path, status, content, definite=again or status not in _UNSURE)
                 if status not in (429, 503):
                     raise error
                 wait_s = max(wait_s, _seconds(said.get("retry-after")))
@@ -277,8 +263,8 @@ class Cluster:
                         "timeoutSeconds": max(1, int(timeout_s)), "labelSelector": label_selector}  # fmt: skip
         response = self._open("GET", path, query, None, "application/json", None, timeout_s + WATCH_GRACE_S)
         if response.status != 200:
-            content = _read(response, time.monotonic() + TIMEOUT_S, f"GET {path}")
-            raise _refused("GET", path, response.status, content, definite=True)
+            content = answers.read(response, time.monotonic() + TIMEOUT_S, f"GET {path}")
+            raise answers.refused("GET", path, response.status, content, definite=True)
         return Watch(response, path)
 
     def allowed(
@@ -363,7 +349,7 @@ class Cluster:
         timeout_s = min(timeout_s, self._hurry_s or timeout_s)
         ends = time.monotonic() + timeout_s
         response = self._open(method, path, query, body, content_type, headers, max(0.01, timeout_s))
-        content = _read(response, ends, f"{method} {path}", definite=method in _SAFE)
+        content = answers.read(response, ends, f"{method} {path}", definite=method in _SAFE)
         return response.status, content, {name.lower(): value for name, value in response.headers.items()}
 
     def _open(
@@ -395,204 +381,14 @@ class Cluster:
                 response, _ = send()
             return response
         except (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError) as error:
-            raise ClusterUnreachable(f"no connection to {self._access.server}: {_cause(error)}") from None
+            raise ClusterUnreachable(f"no connection to {self._access.server}: {answers.cause(error)}") from None
         except HTTPError as error:
-            raise _silent(f"{method} {path}", error, method in _SAFE) from None
+            raise answers.silent(f"{method} {path}", error, method in _SAFE) from None
 
     def _renewed(self, proof: Mapping[str, str]) -> bool:
         """Whether there are other credentials than those that were not believed."""
         with self._lock:
             return self._credentials.renew(proof)
-
-
-class Watch(Iterator[Object]):
-    """Events of one watch: `{"type", "object"}`; ends when the server ends it or when another thread calls `close`."""
-
-    def __init__(self, response: urllib3.BaseHTTPResponse, path: str) -> None:
-        self._response, self._path = response, path
-        self._lines: list[bytes] = []
-        self._rest = b""
-        self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-        self._response.close()
-
-    def __next__(self) -> Object:
-        while not self._lines:
-            try:
-                chunk = self._response.read1(65_536)
-            except (HTTPError, OSError, ValueError, AttributeError) as error:  # the last two: closed while reading
-                if self._closed:
-                    raise StopIteration from None
-                raise _silent(f"watch {self._path}", error, True) from None
-            if not chunk:
-                raise StopIteration
-            *self._lines, self._rest = (self._rest + chunk).split(b"\n")
-            if len(self._rest) > BYTES_MAX:
-                raise ClusterError(f"watch {self._path}: an event larger than {BYTES_MAX // 1_000_000} MB")
-        event = _parsed(self._lines.pop(0), "watch", self._path)
-        if event.get("type") == "ERROR":
-            status = event.get("object") or {}
-            raise _error("watch", self._path, int(status.get("code") or 500), status, definite=True)
-        return event
-
-    def close(self) -> None:
-        """End the watch; a thread that waits in it sees its end."""
-        self._closed = True
-        try:
-            self._response.shutdown()
-        except (OSError, ValueError, RuntimeError):
-            return  # it ended by itself
-
-
-Connection = tuple[urllib3.PoolManager, Credentials]
-
-
-def _plain(access: Access) -> Connection | None:
-    """A cluster of this machine that wants a token and nothing else, as pocketkube does; None for any other."""
-    (user,), (cluster,) = ([entry[kind] for entry in access.document[f"{kind}s"]] for kind in ("user", "cluster"))
-    if (
-        not _local(access)
-        or len(user) != 1
-        or not set(user) <= {"token", "tokenFile"}
-        or not set(cluster) <= {"server", "certificate-authority-data"}
-    ):
-        return None
-    pool = urllib3.PoolManager(maxsize=CONNECTIONS_MAX)
-    if access.server.startswith("https://"):
-        authorities = base64.b64decode(cluster.get("certificate-authority-data", "")).decode() or None
-        pool.connection_pool_kw["ssl_context"] = _tls(access, authorities)
-    return pool, _file_of(user) or Fixed({"authorization": f"Bearer {user['token']}"})
-
-
-def _file_of(user: Mapping[str, Any]) -> TokenFile | None:
-    """As in client-go, a file goes before a token."""
-    return TokenFile(Path(user["tokenFile"])) if user.get("tokenFile") else None
-
-
-def _client(access: Access) -> Connection:
-    """The Kubernetes client's own, its TLS context made once: it would read certificates from files for every connection."""
-    from kubernetes.client.api_client import ApiClient
-    from kubernetes.client.configuration import Configuration
-    from kubernetes.config import ConfigException, load_kube_config_from_dict
-
-    user: Mapping[str, Any] = access.document["users"][0]["user"]
-    configuration = Configuration()
-    configuration.connection_pool_maxsize = CONNECTIONS_MAX
-    if _local(access):
-        configuration.proxy = None  # the client itself ignores NO_PROXY
-    with tempfile.TemporaryDirectory(prefix="aftershock-") as scratch:
-        try:
-            load_kube_config_from_dict(
-                dict(access.document), access.context, configuration, persist_config=False, temp_file_path=scratch
-            )
-        except ConfigException as error:
-            raise BadInput(f"context {access.context}: {error}") from None
-        api = ApiClient(configuration)
-        pool: urllib3.PoolManager = api.rest_client.pool_manager
-        if access.server.startswith("https://"):
-            for name in ("ca_certs", "cert_file", "key_file"):
-                pool.connection_pool_kw.pop(name, None)
-            pool.connection_pool_kw["ssl_context"] = _tls(access, None, configuration)
-
-    def ask() -> Callable[[], dict[str, str]]:
-        fresh = Configuration()
-        load_kube_config_from_dict(dict(access.document), access.context, fresh, persist_config=False)
-        return lambda: _said_by(fresh)
-
-    if user.get("exec") or user.get("auth-provider"):
-        return pool, _file_of(user) or Plugin(ask, lambda: _said_by(configuration))
-    return pool, _file_of(user) or Fixed(_said_by(configuration))
-
-
-def _said_by(configuration: Any) -> dict[str, str]:
-    told = configuration.auth_settings().get("BearerToken")  # runs an exec plugin again whose answer has expired
-    return {"authorization": str(told["value"])} if told else {}
-
-
-def _local(access: Access) -> bool:
-    host = urlsplit(access.server).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1" or bool(proxy_bypass(host))
-
-
-def _tls(access: Access, authorities: str | None, configuration: Any = None) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(
-            cafile=configuration.ssl_ca_cert if configuration else None, cadata=authorities
-        )
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as Go: many clusters' certificates lack key identifiers
-        if configuration and not configuration.verify_ssl:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if configuration and configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, configuration.key_file)
-    except (ssl.SSLError, OSError) as error:
-        raise BadInput(f"context {access.context}: its certificates cannot be used: {error}") from None
-    return context
-
-
-def _read(response: urllib3.BaseHTTPResponse, ends: float, what: str, definite: bool = True) -> bytes:
-    """The whole body, or an error once the deadline is over; the connection goes back to the pool."""
-    content = bytearray()
-    try:
-        while chunk := response.read1(65_536):
-            content += chunk
-            if len(content) > BYTES_MAX or time.monotonic() > ends:
-                response.close()
-                why = "is too large" if len(content) > BYTES_MAX else "did not end in time"
-                raise ClusterUnreachable(f"{what}: the answer {why}", definite=definite)
-    except (HTTPError, OSError) as error:
-        response.close()
-        raise _silent(what, error, definite) from None
-    response.release_conn()
-    return bytes(content)
-
-
-def _parsed(content: bytes, method: str, path: str) -> Object:
-    try:
-        value = json.loads(content) if content else {}
-    except ValueError:
-        raise ClusterError(f"{method} {path}: the answer is no JSON: {content[:100]!r}") from None
-    if not isinstance(value, dict):
-        raise ClusterError(f"{method} {path}: the answer is no object")
-    return value
-
-
-def _refused(method: str, path: str, status: int, content: bytes, *, definite: bool) -> ClusterError:
-    try:
-        told = json.loads(content)
-    except ValueError:
-        told = {"message": content[:200].decode("utf-8", "replace").strip()}
-    return _error(method, path, status, told if isinstance(told, dict) else {}, definite=definite)
-
-
-def _error(method: str, path: str, status: int, told: Mapping[str, Any], *, definite: bool) -> ClusterError:
-    message = f"{method} {path}: {status} {told.get('message') or told.get('reason') or ''}".rstrip()
-    kind, hint = ClusterError, None
-    if status == 404:
-        kind = NotFound
-    elif status == 401:
-        kind, hint = Forbidden, "these credentials have expired or were revoked: get fresh ones, then `aftershock undo`"
-    elif status == 403:
-        kind, hint = Forbidden, "are these credentials valid and allowed to do this? kubectl auth can-i"
-    elif not definite:
-        message += " (it may have been done all the same)"
-    return kind(message, hint=hint, status=status, reason=told.get("reason"), body=told, definite=definite)
-
-
-def _silent(what: str, error: Exception, definite: bool) -> ClusterUnreachable:
-    why = "no answer in time" if isinstance(error, ReadTimeoutError | TimeoutError) else f"no answer: {_cause(error)}"
-    if not definite:
-        why += " (it may have been done all the same)"
-    return ClusterUnreachable(f"{what}: {why}", definite=definite)
-
-
-def _cause(error: Exception) -> str:
-    text = str(error)
-    return text.rpartition(">: ")[2] or type(error).__name__
 
 
 def _text(value: str | int | bool) -> str:

@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from aftershock.cluster import Cluster, Object
+from aftershock.answers import Object
+from aftershock.cluster import Cluster
 from aftershock.errors import ClusterError, ClusterUnreachable, FolderError, ObserverError
 from aftershock.events import now_us
 from aftershock.folder import RunFolder, TableWriter

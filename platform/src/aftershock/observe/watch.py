@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from aftershock.cluster import Cluster, Object, Resource, Watch
+from aftershock.answers import Object, Watch
+from aftershock.cluster import Cluster, Resource
 from aftershock.errors import ClusterError, ClusterUnreachable, FolderError, Forbidden, ObserverError
 from aftershock.events import EventLog, now_us
 from aftershock.observe.observer import ObserverGap, ObserverReport, merged
