@@ -105,7 +105,7 @@ class Raw(Protocol):
 
 
 class RawLadybug:
-    """One file, the engine's own settings but for the bound on memory, which is ours."""
+    """One file, the engine's own settings but for threads and the bound on memory, which are ours."""
 
     def __init__(self, path: Path) -> None:
         import ladybug as engine
