@@ -78,11 +78,7 @@ class Place:
 
     def golden_folder(self, reports: Path) -> RunFolder:
         """The golden run's folder as one of its own."""
-        run = self.run_id()
-        path = Path(shutil.copytree(GOLDEN, reports / self.experiment / run))
-        known = json.loads((path / "run.json").read_text())
-        (path / "run.json").write_text(json.dumps(known | {"run_id": run, "experiment": self.experiment}))
-        return RunFolder.open(path)
+        return golden_copy(reports, self.experiment, self.run_id())
 
     def count(self, run: str) -> tuple[int, int]:
         """Nodes and edges that the server holds of a run, whether or not the schema knows them."""
@@ -95,6 +91,16 @@ class Place:
         for run in self.ids:
             self.graph.remove_run(run)
         self.graph.close()
+
+
+def golden_copy(
+    reports: Path, experiment: str = "payments-pod-kill", run: str = "19700101T000000Z-00c0de"
+) -> RunFolder:
+    """The golden run's folder as another run's."""
+    path = Path(shutil.copytree(GOLDEN, reports / experiment / run))
+    known = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(known | {"run_id": run, "experiment": experiment}))
+    return RunFolder.open(path)
 
 
 @contextmanager
