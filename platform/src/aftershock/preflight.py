@@ -280,6 +280,12 @@ def _of_fault(fault: Planned, known: bool) -> Iterator[Finding]:
     elif fault.aim.count == 0:
         yield _no("targets", f"{fault.activity.name}: {fault.action} would hit none of {len(fault.aim.targets)} ({given})",
                   "check qty, count and mode")  # fmt: skip
+    elif fault.aim.moot:
+        yield _no(
+            "targets",
+            f"{fault.activity.name}: {fault.aim.moot}",
+            "wait until the autoscaler has taken back what nobody needs",
+        )
     if fault.undo == "impossible":
         yield _no("undo", f"{fault.activity.name}: cannot undo {fault.activity.target}", "add a rollback to the file")
 

@@ -44,6 +44,7 @@ class Aim:
     nodes: int = 0
     namespaces: frozenset[str] = frozenset()
     asked: Mapping[str, Any] = field(default_factory=dict)  # figures that evidence must find again
+    moot: str = ""  # why nothing of it could be seen, however well it is done
 
 
 # Reading the cluster
@@ -237,9 +238,12 @@ def of_crowd(cluster: Cluster, args: Arguments) -> Aim:
     ]  # fmt: skip
     wanted = [m["resource"]["target"].get("averageUtilization") for s in scalers for m in s["spec"].get("metrics") or []
               if (m.get("resource") or {}).get("name") == "cpu"]  # fmt: skip
-    asked = {"replicas": int(args["replicas"]), "utilization": wanted[0] if wanted else None}
+    needed = int(args["replicas"])
+    asked = {"replicas": needed, "utilization": wanted[0] if wanted else None}
     targets = tuple(target_of(w, "Deployment") for w in found) if scalers else ()
-    return Aim(targets, len(targets), namespaces=frozenset({ns}), asked=asked)
+    had = sum(int((w.get("status") or {}).get("replicas") or 0) for w in found)
+    moot = f"{name} has {had} pods already, and the crowd needs {needed}" if had >= needed else ""
+    return Aim(targets, len(targets), namespaces=frozenset({ns}), asked=asked, moot=moot)
 
 
 def of_image(cluster: Cluster, args: Arguments) -> Aim:

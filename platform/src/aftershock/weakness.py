@@ -98,8 +98,11 @@ def apply(
         changed.append((path, patch))
     ends = time.monotonic() + deadline_s
     for path, patch in changed:
+        what = f"{name}: {patch['metadata']['name']}"
         if patch["kind"] in _WORKLOADS:
-            _follow(cluster, path, ends, f"{name}: {patch['metadata']['name']}", progress)
+            _follow(cluster, path, ends, what, progress)
+        elif patch["kind"] == "HorizontalPodAutoscaler":
+            _shrink(cluster, path, ends, what, progress)
     for namespace in sorted({p["metadata"]["namespace"] for _, p in changed if p["kind"] == "StatefulSet"}):
         _all_ready(cluster, namespace, ends, name, progress)
 
@@ -131,6 +134,22 @@ def _follow(cluster: Cluster, path: str, ends: float, what: str, progress: Calla
             raise DeadlineExceeded(f"{path} did not follow the weakness in time: {missing}",
                                    hint="kubectl describe pods; the weakness is switched off again")  # fmt: skip
         time.sleep(_POLL_S)
+
+
+def _shrink(cluster: Cluster, path: str, ends: float, what: str, progress: Callable[[str], object]) -> None:
+    """Wait until an autoscaler's Deployment has no more pods than the autoscaler may give it."""
+    scaler = cluster.request("GET", path)
+    most, of = scaler["spec"].get("maxReplicas"), scaler["spec"].get("scaleTargetRef") or {}
+    if most is None or of.get("kind") != "Deployment":
+        return
+    target = targets.path_of(scaler["metadata"]["namespace"], "deployments") + f"/{of['name']}"
+    while (wanted := int(cluster.request("GET", target)["spec"].get("replicas", 1))) > most:
+        progress(f"{what} {wanted} pods, at most {most} allowed")
+        if time.monotonic() > ends:
+            raise DeadlineExceeded(f"the autoscaler of {of['name']} did not take pods back in time: {wanted} of at most {most}",
+                                   hint="kubectl describe hpa; the weakness is switched off again")  # fmt: skip
+        time.sleep(_POLL_S)
+    _follow(cluster, target, ends, what, progress)
 
 
 def _all_ready(cluster: Cluster, namespace: str, ends: float, what: str, progress: Callable[[str], object]) -> None:

@@ -126,6 +126,21 @@ def test_every_refusal_says_why(world: World, tested: Experiment, rule: str, sai
     assert "will not fire" in found.describe()
 
 
+def test_a_crowd_for_which_there_are_pods_enough_would_show_nothing(world: World) -> None:
+    api = world[0]
+    resource = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
+    api.put("/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers/storefront",
+            spec={"scaleTargetRef": {"kind": "Deployment", "name": "storefront"},
+                  "metrics": [{"type": "Resource", "resource": resource}]})  # fmt: skip
+    for pods, said in (
+        (5, []),
+        (6, ["send-a-crowd-to-storefront: storefront has 6 pods already, and the crowd needs 6"]),
+    ):
+        api.put("/apis/apps/v1/namespaces/shop/deployments/storefront", spec={"replicas": 2}, status={"replicas": pods})
+        found = checked(world, load("autoscale"))
+        assert [summary for rule, summary in told(found) if rule == "targets"] == said
+
+
 def _unvalidated(world: World, tested: Experiment) -> Check:
     return checked(world, dataclasses.replace(tested, document=load().document))
 

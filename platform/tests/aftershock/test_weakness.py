@@ -101,6 +101,29 @@ def test_a_shop_that_does_not_follow_is_not_waited_for_for_ever(world: World) ->
     assert len(journal.pending()) == 2
 
 
+def test_a_capped_autoscaler_is_on_when_there_are_no_more_pods_than_that(world: World) -> None:
+    """Whoever came before may have left more of them."""
+    api, cluster, journal = world
+    served(api)
+    scaler, target = AUTOSCALER.replace("payments", "storefront"), DEPLOYMENT.replace("payments", "storefront")
+    api.put(scaler, spec={"maxReplicas": 6, "scaleTargetRef": {"kind": "Deployment", "name": "storefront"}})
+    api.put(target, spec={"replicas": 6, "selector": {"matchLabels": {"app": "storefront"}}}, status={})
+    with pytest.raises(DeadlineExceeded, match="6 of at most 2"):
+        weakness.apply(cluster, journal, "r1", EXPERIMENT, "autoscaler-capped", deadline_s=0.2)
+    status = {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2}
+    told: list[str] = []
+
+    def autoscaled(text: str) -> None:
+        told.append(text)
+        live = api.put(target, spec={"replicas": 2, "selector": {"matchLabels": {"app": "storefront"}}}, status={})
+        live["status"] = {**status, "observedGeneration": live["metadata"]["generation"]}
+        for number in range(2):
+            api.put(f"/api/v1/namespaces/shop/pods/storefront-{number}", metadata={"labels": {"app": "storefront"}})
+
+    weakness.apply(cluster, journal, "r2", EXPERIMENT, "autoscaler-capped", autoscaled)
+    assert told == ["autoscaler-capped: storefront 6 pods, at most 2 allowed"]
+
+
 def test_a_name_that_there_is_not_lists_those_there_are(world: World) -> None:
     with pytest.raises(BadInput, match="no weakness 'laziness'") as error:
         weakness.apply(world[1], world[2], "r1", EXPERIMENT, "laziness")
