@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
@@ -165,10 +166,16 @@ class Session:
             collector,
             Scraper(self.cluster, self.folder, namespaces),
         ]
-        for observer in self._observers:
-            self._stack.callback(observer.stop)
-            observer.start()
-        self._known = {
+        with ThreadPoolExecutor(1) as beside:  # a receiver in the cluster takes its time to start
+            known = beside.submit(self._look_around, namespaces)
+            for observer in self._observers:
+                self._stack.callback(observer.stop)
+                observer.start()
+        self._known = known.result()
+
+    def _look_around(self, namespaces: Sequence[str]) -> dict[str, Any]:
+        """What the cluster is before anything is done to it."""
+        return {
             "images": manifest.images(self.cluster, namespaces), "clock": clock.measure(self.cluster).as_run(),
             "topology": {"calls": [], "pods": topology.pods(self.cluster, namespaces)}, "unenforced": self.cluster.unenforced(),
         }  # fmt: skip

@@ -19,7 +19,7 @@ from aftershock.folder import RunFolder
 PAGE, PAGES_MAX = 5_000, 400
 TIMEOUT_S = 10.0
 POLL_S = 0.4
-SILENT_S = 3.0  # an API server that answers nothing for so long will not be waited for
+SILENT_S = 3.0  # an API server that answers nothing, or refuses us, for so long will not be waited for
 OPEN_STATES = frozenset({"pending", "paid"})
 KINDS = frozenset({"order", "payment", "shipment", "stock", "end"})
 Line = dict[str, Any]
@@ -74,7 +74,8 @@ class Ledger:
         raise ClusterError(f"the ledger has more than {PAGES_MAX} pages")
 
     def settle(self, since_us: int, deadline_s: float) -> Settled:
-        """Read until no order is pending, or paid and not shipped; at the deadline, or before an API server that is gone, what there is."""
+        """Read until no order is pending, or paid and not shipped; at the deadline, or before an API server that is gone or does not
+        let us in, what there is."""  # fmt: skip
         ends, silent_s = time.monotonic() + deadline_s, 0.0
         lines: list[Line] | None = None
         while True:
@@ -83,7 +84,7 @@ class Ledger:
                 lines = self.read(since_us, max(0.5, min(TIMEOUT_S, ends - asked)))
             except ClusterError as failure:
                 error = str(failure)
-                silent_s += time.monotonic() - asked + POLL_S if isinstance(failure, ClusterUnreachable) else -silent_s
+                silent_s += time.monotonic() - asked + POLL_S if _shut(failure) else -silent_s
                 if silent_s > SILENT_S:
                     return Settled(lines, False, error)
             if error is None and lines is not None and not open_orders(lines):
@@ -110,6 +111,11 @@ class Ledger:
             return base64.b64decode(data[self._key], validate=True).decode("ascii").strip()
         except (KeyError, ValueError, binascii.Error):
             raise ClusterError(f"Secret {self._namespace}/{self._secret} has no readable key {self._key}") from None
+
+
+def _shut(failure: ClusterError) -> bool:
+    """Whether asking again is of no use: nobody answers, or these credentials are not good (any more)."""
+    return isinstance(failure, ClusterUnreachable) or failure.status in (401, 403)
 
 
 def open_orders(lines: list[Line]) -> list[str]:

@@ -116,6 +116,21 @@ def test_a_later_silence_leaves_the_last_reading_and_its_error(
     assert (settled, "503" in str(error)) == (False, True)
 
 
+@pytest.mark.parametrize(("status", "asked_again"), [(401, False), (403, False), (503, True)])
+def test_credentials_that_are_refused_are_not_waited_for(
+    api: Api, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, status: int, asked_again: bool
+) -> None:
+    """A service that is away for a while may come back; a right that was taken will not while the run lasts."""
+    monkeypatch.setattr(ledgers, "POLL_S", 0.01)
+    monkeypatch.setattr(ledgers, "SILENT_S", 0.02)
+    answers = iter([(status, b"no")] * 20)
+    api.routes["GET", PATH] = lambda _: next(answers, (200, page(order("a", "shipped"))))
+    lines, settled, error = ledger.settle(0, 20.0)
+    assert settled is asked_again
+    assert (lines is not None) is asked_again
+    assert (str(status) in str(error)) is not asked_again
+
+
 def test_without_the_secret_the_reason_is_told(api: Api, ledger: Ledger) -> None:
     api.put("/api/v1/namespaces/shop/secrets", secret("operator", other="x"))
     assert "no readable key token" in str(ledger.settle(0, 0.05).error)
