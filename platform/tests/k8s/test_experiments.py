@@ -1,6 +1,7 @@
-"""A fixed part of the experiments on a real cluster, and weak twins: what each must come to, and why.
+"""A fixed part of the experiments on a real cluster, and a weak twin: what each must come to, and why.
 
-All of them: `pytest experiments/ --aftershock-on CONTEXT --aftershock-unleash`.
+`payments-pod-kill` itself is run in test_rbac.py, by an account with the least rights; a node loses its power in test_robust.py. All of them:
+`pytest experiments/ --aftershock-on CONTEXT --aftershock-unleash`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,6 @@ import pytest
 
 from aftershock import experiment
 from tests.k8s.conftest import PROJECT, Bed
-
-PARTS = [
-    # experiment, its weak twin, exit code, a step of the fault that must have been seen
-    ("control", False, 0, None),
-    ("drain-refused", False, 0, None),
-    ("payments-pod-kill", False, 0, "recovered"),
-    ("payments-pod-kill", True, 1, "observed"),
-    ("postgres-kill", False, 0, "recovered"),
-    ("bad-image", False, 0, "recovered"),
-    ("shipping-delete", True, 1, "recovered"),
-]
 
 
 def told(verdict: dict[str, Any]) -> str:
@@ -36,22 +26,38 @@ def broke(verdict: dict[str, Any], what: str) -> bool:
     return any(f["rule"] == what or what in f["summary"] for f in failed)
 
 
-@pytest.mark.parametrize(
-    ("name", "weak", "code", "step"), PARTS, ids=[f"{n}{'-weak' if w else ''}" for n, w, *_ in PARTS]
-)
-def test_experiment(bed: Bed, name: str, weak: bool, code: int, step: str | None) -> None:
-    run = bed.run(PROJECT / f"experiments/{name}.yaml", *(["--weak"] if weak else []))
+def came_to(bed: Bed, name: str, code: int, *more: str) -> dict[str, Any]:
+    """The verdict of a run to its end, which must be the one of this exit code, with nothing left to undo."""
+    run = bed.run(PROJECT / f"experiments/{name}.yaml", *more)
     run.wait(200)
     verdict = bed.verdict(name)
     assert run.returncode == code, told(verdict)
-    evidence = bed.document(name, "evidence.json")
-    assert evidence["undo"]["pending"] == 0
-    if step:
-        assert [f["steps"][step] is not None for f in evidence["faults"]] == [True]
-    if weak:
-        twin = experiment.load(PROJECT / f"experiments/{name}.yaml").weak_twin
-        assert twin is not None
-        assert broke(verdict, twin.must_break), told(verdict)
+    assert bed.document(name, "evidence.json")["undo"]["pending"] == 0
+    return verdict
+
+
+def test_nothing_is_broken_and_the_way_to_the_shop_is_told(bed: Bed) -> None:
+    came_to(bed, "control", 0)
+    path = bed.document("control", "run.json")["load"]["path"]
+    assert path["kind"] in ("node-port", "load-balancer", "ingress")
+    assert path["honest"] is True
+    assert path["idle_answers"] == 20
+    assert path["busy_requests"] > 100
+    assert path["text"] in (bed.reports / "control" / "latest" / "report.html").read_text()
+
+
+def test_a_drain_that_a_budget_refuses(bed: Bed) -> None:
+    came_to(bed, "drain-refused", 0)
+
+
+def test_one_replica_is_not_enough(bed: Bed) -> None:
+    name = "payments-pod-kill"
+    verdict = came_to(bed, name, 1, "--weak")
+    (fault,) = bed.document(name, "evidence.json")["faults"]
+    assert fault["steps"]["observed"] is not None
+    twin = experiment.load(PROJECT / f"experiments/{name}.yaml").weak_twin
+    assert twin is not None
+    assert broke(verdict, twin.must_break), told(verdict)
 
 
 def test_a_fault_that_this_cluster_has_not_is_found_before_load_starts(bed: Bed) -> None:
@@ -71,14 +77,3 @@ def test_a_fault_that_this_cluster_has_not_is_found_before_load_starts(bed: Bed)
     assert finding["outcome"] == "INCONCLUSIVE"
     assert "fault not available on this cluster" in finding["summary"]
     assert not (bed.reports / "payments-latency/latest/samples.parquet").exists()
-
-
-def test_a_node_without_power(bed: Bed) -> None:
-    """Load from inside, since the way from outside may lead through the node that is lost."""
-    if "AFTERSHOCK_NODE_POWER" not in bed.programs:
-        pytest.skip("AFTERSHOCK_NODE_POWER names no program that cuts a node's power")
-    run = bed.run(PROJECT / "experiments/node-loss.yaml", "--load-on", "cluster")
-    run.wait(290)
-    assert run.returncode == 0, told(bed.verdict("node-loss"))
-    (fault,) = bed.document("node-loss", "evidence.json")["faults"]
-    assert all(fault["steps"].values())

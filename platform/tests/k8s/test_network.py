@@ -78,9 +78,19 @@ def town(cluster_context: str, cluster: Cluster) -> Iterator[Town]:
         pods |= {who: (g["metadata"]["namespace"], g["metadata"]["name"]) for who, g in guests.items()}
         yield Town(cluster_context, pods, doors)
     finally:
-        for g in guests.values():
-            kubectl(cluster_context, "-n", g["metadata"]["namespace"], "delete", "pod", g["metadata"]["name"],
-                    "--ignore-not-found", "--wait=true", "--grace-period=0")  # fmt: skip
+        for namespace in ("shop", "default"):
+            names = [g["metadata"]["name"] for g in guests.values() if g["metadata"]["namespace"] == namespace]
+            kubectl(
+                cluster_context,
+                "-n",
+                namespace,
+                "delete",
+                "pod",
+                *names,
+                "--ignore-not-found",
+                "--wait=true",
+                "--grace-period=0",
+            )
 
 
 def test_every_edge_is_open_and_every_other_shut(town: Town) -> None:

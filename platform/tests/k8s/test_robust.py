@@ -21,7 +21,7 @@ from aftershock.errors import NotFound
 
 from .conftest import OURS, PROJECT, SHOP, Bed, until
 
-SHORT = {"rate_per_s": 20, "warm_up_s": 1, "baseline_s": 4, "fault_s": 8, "recovery_s": 5}
+SHORT = {"rate_per_s": 20, "warm_up_s": 1, "baseline_s": 2, "fault_s": 6, "recovery_s": 3}
 PROBES = ["every service has all its replicas"]
 NODE = "/api/v1/nodes/body2"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -87,7 +87,7 @@ def test_killed_in_mid_drain(bed: Bed) -> None:
 
 
 def test_the_api_server_is_away_for_twenty_seconds_of_a_fault(bed: Bed) -> None:
-    run = bed.run(cordon(bed, "away", fault_s=10, recovery_s=15))
+    run = bed.run(cordon(bed, "away", fault_s=8, recovery_s=15))
     bed.during(run, lambda: cordoned(bed))
     with frozen(bed):
         time.sleep(20)
@@ -108,7 +108,7 @@ def test_the_api_server_is_away_for_twenty_seconds_of_a_fault(bed: Bed) -> None:
 
 
 def test_the_api_server_does_not_come_back_while_the_run_lasts(bed: Bed) -> None:
-    run = bed.run(cordon(bed, "gone", fault_s=6, recovery_s=2))
+    run = bed.run(cordon(bed, "gone", fault_s=4, recovery_s=2))
     bed.during(run, lambda: cordoned(bed))
     with frozen(bed):
         assert run.wait(100) == 2, bed.said(run)
@@ -206,7 +206,7 @@ def a_secret() -> str:
 def test_a_token_that_ends_in_mid_run(bed: Bed, account: Account) -> None:
     secret = a_secret()
     config = account.kubeconfig({"token": account.token(secret)}, "ends")
-    path = cordon(bed, "revoked", fault_s=14, recovery_s=2)
+    path = cordon(bed, "revoked", fault_s=8, recovery_s=2)
     run = bed.run(path, on="ends", KUBECONFIG=config)
     bed.during(run, lambda: cordoned(bed))
     account.revoke(secret)
@@ -230,7 +230,7 @@ def test_a_token_file_that_is_rewritten_and_a_second_run(bed: Bed, account: Acco
     first, second, file = a_secret(), a_secret(), bed.folder / "token"
     file.write_text(account.token(first))
     config = account.kubeconfig({"tokenFile": str(file)}, "renewed")
-    run = bed.run(cordon(bed, "renewed", fault_s=14), on="renewed", KUBECONFIG=config)
+    run = bed.run(cordon(bed, "renewed", fault_s=12), on="renewed", KUBECONFIG=config)
     bed.during(run, lambda: cordoned(bed))
     file.write_text(account.token(second))
     account.revoke(first)
