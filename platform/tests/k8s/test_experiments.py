@@ -1,7 +1,7 @@
 """A fixed part of the experiments on a real cluster, and a weak twin: what each must come to, and why.
 
-`payments-pod-kill` itself is run in test_rbac.py, by an account with the least rights; a node loses its power in test_robust.py. All of them:
-`pytest experiments/ --aftershock-on CONTEXT --aftershock-unleash`.
+`payments-pod-kill` itself is run in test_rbac.py, by an account with the least rights; a node loses its power in test_robust.py. All
+experiments: `pytest experiments/ --aftershock-on CONTEXT --aftershock-unleash`.
 """
 
 from __future__ import annotations
