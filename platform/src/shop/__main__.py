@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import socket
 import sys
 from types import FrameType
 
@@ -21,6 +22,7 @@ ROUTES = {
     "shipping": shipping.routes,
 }
 FINISH_S = 5  # for requests under way once no new ones are accepted
+LAST_LOOK_S = 0.05  # for what has arrived, and a busy machine has not let us read
 
 
 def main() -> int:
@@ -62,6 +64,12 @@ class DrainingServer(uvicorn.Server):
         self._made.draining = True
         self.force_exit = self._made.weak("no-graceful-shutdown")
         asyncio.get_running_loop().call_later(self._made.settings.drain_s, setattr, self, "should_exit", True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Reads what is there first: a socket that is closed with bytes unread is reset, and so is a connection not yet accepted."""
+        if not self.force_exit:
+            await asyncio.sleep(LAST_LOOK_S)
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

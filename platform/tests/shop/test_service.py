@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -72,6 +75,37 @@ def test_the_end_finishes_what_was_accepted(town: Town, customer: Customer, key:
         assert orders.gone() == 0
     assert answers[0].status_code == 201
     until(lambda: town.sql("SELECT state FROM orders WHERE idempotency_key = %s", key) == [("shipped",)], "shipped")
+
+
+def test_what_a_busy_machine_has_not_let_it_read_is_answered_before_the_end(town: Town) -> None:
+    """Stopped until its drain time is over: one request waits on a connection that was idle, one on a connection not yet accepted."""
+    drain_s = 0.4
+    catalog = town.start("catalog", SHOP_DRAIN_S=str(drain_s))
+    address = urlsplit(catalog.url)
+    ask = f"GET /healthz HTTP/1.1\r\nHost: {address.hostname}\r\n\r\n".encode()
+    at = (address.hostname or "", address.port or 0)
+
+    def answered(connection: socket.socket) -> bytes:
+        told = b""
+        while not told.endswith(b"ok\n"):
+            more = connection.recv(4096)
+            assert more, told
+            told += more
+        return told[:12]
+
+    with socket.create_connection(at, 10) as idle:
+        idle.sendall(ask)
+        assert answered(idle) == b"HTTP/1.1 200"
+        catalog.kill(signal.SIGTERM)
+        until(lambda: _status(catalog.url, "/readyz") == 503, "it says that it is ending")
+        catalog.kill(signal.SIGSTOP)
+        idle.sendall(ask)
+        with socket.create_connection(at, 10) as late:
+            late.sendall(ask)
+            time.sleep(drain_s + 0.1)
+            catalog.kill(signal.SIGCONT)
+            assert [answered(idle), answered(late)] == [b"HTTP/1.1 200"] * 2
+    assert catalog.gone() == 0
 
 
 def test_all_services_end_by_themselves_at_sigterm(town: Town) -> None:
