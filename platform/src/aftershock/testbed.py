@@ -154,8 +154,7 @@ def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collectio
             if moved is None:
                 break
             path = f"/api/v1/namespaces/{namespace}/pods/{moved}"
-            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": moved, "namespace": namespace}}
-            cluster.request("POST", f"{path}/eviction", body=body)
+            _evict(cluster, path)
             _wait_gone(cluster, path)
             wait_ready(cluster, [{"apiVersion": "apps/v1", "kind": "Deployment", **workload}], READY_S, progress)
 
@@ -168,6 +167,21 @@ def _misplaced(pods: Sequence[dict[str, Any]], onto: Collection[str], roles: Map
     wanted = {roles.get(node) for node in onto} or {roles.get(node) for node in nodes}
     first = max(nodes, key=lambda node: (roles.get(node) not in wanted, nodes[node]))
     return next(str(p["metadata"]["name"]) for p in pods if str(p["spec"].get("nodeName")) == first)
+
+
+def _evict(cluster: Cluster, path: str) -> None:
+    """Evict a pod as soon as its budget lets it go: what came before may have left others of it unready."""
+    namespace, name = path.split("/")[-3::2]
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+    ends = time.monotonic() + READY_S
+    while True:
+        try:
+            cluster.request("POST", f"{path}/eviction", body=body)
+            return
+        except ClusterError as error:
+            if error.status != 429 or time.monotonic() > ends:  # Too Many Requests: a budget says no
+                raise
+        time.sleep(0.1)
 
 
 def _wait_gone(cluster: Cluster, path: str) -> None:

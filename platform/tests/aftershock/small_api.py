@@ -63,7 +63,10 @@ class SmallApi:
                 return 200, {"gitVersion": "v1.34.0+small"}
             if path.startswith("/apis/") and path.count("/") == 3:
                 group = path.removeprefix("/apis/")
-                names = ("networkchaos", "stresschaos") if group.startswith("chaos-mesh") else ()
+                names = {
+                    "chaos-mesh.org/v1alpha1": ("networkchaos", "stresschaos"),
+                    "apps/v1": ("deployments", "statefulsets"),
+                }.get(group, ())
                 entries = [{"name": n, "kind": KINDS.get(n, "StressChaos"), "namespaced": True} for n in names]
                 return (
                     (200, {"resources": entries}) if group in self.groups else _status(404, "NotFound", "no such group")
