@@ -99,8 +99,9 @@ def table(text: str) -> list[list[str]]:
 
 @cache
 def source_text() -> str:
-    """All that is code or configuration in the project, as one text."""
+    """All that is code or configuration in the project, as one text; of the tests what a user has a part in."""
     files: list[Path] = [PROJECT / "Makefile", PROJECT / "pyproject.toml", PROJECT / ".ci/run"]
+    files += [PROJECT / f"platform/tests/{name}" for name in ("k8s/conftest.py", "aftershock/graph/own.py")]
     for folder in (SOURCES, PROJECT / "experiments", PROJECT / "scenarios", PROJECT / "gitops", PROJECT / "benchmarks"):
         files += [p for p in folder.rglob("*") if p.is_file() and p.suffix in TEXTS]
     return "\n".join(p.read_text(encoding="utf-8") for p in files)
