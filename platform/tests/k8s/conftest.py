@@ -31,6 +31,7 @@ OURS = "app.kubernetes.io/part-of=aftershock"
 RUN_S = 200
 CLEAN_S = 30
 HEALTHY_S = 90
+CALM_S = 12  # longer than the shop's pods stay on a node that was given up
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -166,17 +167,33 @@ class Bed:
         """Wait until nothing is left in the cluster, or fail saying what is."""
         until(lambda: not self.left(), CLEAN_S, lambda: f"left behind: {self.left()}")
 
+    def nodes_trouble(self) -> str:
+        """What is wrong with a node: not Ready, or about to lose its pods."""
+        for node in self.cluster.list("/api/v1/nodes"):
+            name = node["metadata"]["name"]
+            ready = {c["type"]: c["status"] for c in node["status"].get("conditions") or []}.get("Ready")
+            if ready != "True":
+                return f"node {name} is {ready}"
+            if leaving := [t["key"] for t in node["spec"].get("taints") or [] if t["effect"] == "NoExecute"]:
+                return f"node {name} has taints {leaving}"
+        return ""
+
+    def calm(self) -> None:
+        """Wait until the nodes have been well for a while: whom the API server has not heard for long it gives up, and takes back later."""
+        since = time.monotonic()
+
+        def long_enough() -> bool:
+            nonlocal since
+            if self.nodes_trouble():
+                since = time.monotonic()
+            return time.monotonic() - since > CALM_S
+
+        until(long_enough, HEALTHY_S, self.nodes_trouble)
+
     def healthy(self) -> None:
         """Wait until every node and pod of the shop is well, with the pods of each service on more than one node."""
 
-        def trouble() -> str:
-            for node in self.cluster.list("/api/v1/nodes"):
-                ready = {c["type"]: c["status"] for c in node["status"].get("conditions") or []}.get("Ready")
-                if ready != "True":
-                    return f"node {node['metadata']['name']} is {ready}"
-            return ""
-
-        until(lambda: not trouble(), HEALTHY_S, trouble)
+        until(lambda: not self.nodes_trouble(), HEALTHY_S, self.nodes_trouble)
         kinds = (("Deployment", "deployments"), ("StatefulSet", "statefulsets"))
         workloads = [{"apiVersion": "apps/v1", "kind": kind, **w} for kind, plural in kinds
                      for w in self.cluster.list(f"/apis/apps/v1/namespaces/shop/{plural}")]  # fmt: skip

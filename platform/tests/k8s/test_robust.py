@@ -105,6 +105,7 @@ def test_the_api_server_is_away_for_twenty_seconds_of_a_fault(bed: Bed) -> None:
     assert evidence["undo"]["pending"] == 0
     assert late_s(bed, "away") < BOUND_S
     bed.clean()
+    bed.calm()
 
 
 def test_the_api_server_does_not_come_back_while_the_run_lasts(bed: Bed) -> None:
@@ -124,6 +125,7 @@ def test_the_api_server_does_not_come_back_while_the_run_lasts(bed: Bed) -> None
     assert late_s(bed, "gone") < BOUND_S, bed.said(run)[1]
     bed.clean()
     assert bed.call("undo", "--on", bed.context).strip() == "nothing to undo"
+    bed.calm()
 
 
 # Credentials of an account that has no more rights than a run needs
