@@ -120,12 +120,12 @@ def test_everything_that_happens_is_seen(
 
     before = check_out(url, 5)
     cluster.apply([DELAY], "test")
-    assert log.wait_for(lambda e: e.kind == "NetworkChaos" and e.detail["conditions"].get("AllInjected") == "True", 5.0)
+    assert log.wait_for(lambda e: e.kind == "NetworkChaos" and e.detail["conditions"].get("AllInjected") == "True", 20.0)
     during = check_out(url, 5)
     assert cluster.delete(DELAY)
     victim = next(e for e in log.all() if e.kind == "Pod" and e.service == "payments")
     cluster.request("DELETE", f"/api/v1/namespaces/shop/pods/{victim.name}", query={"gracePeriodSeconds": 0})
-    assert log.wait_for(lambda e: e.type == "DELETED" and e.uid == victim.uid, 10.0)
+    assert log.wait_for(lambda e: e.type == "DELETED" and e.uid == victim.uid, 20.0)
     replaced = log.wait_for(
         lambda e: (
             e.kind == "Pod" and e.service == "payments" and bool(e.detail["ready"]) and not e.detail.get("initial")
