@@ -120,7 +120,9 @@ def test_everything_that_happens_is_seen(
 
     before = check_out(url, 5)
     cluster.apply([DELAY], "test")
-    assert log.wait_for(lambda e: e.kind == "NetworkChaos" and e.detail["conditions"].get("AllInjected") == "True", 20.0)
+    assert log.wait_for(
+        lambda e: e.kind == "NetworkChaos" and e.detail["conditions"].get("AllInjected") == "True", 20.0
+    )
     during = check_out(url, 5)
     assert cluster.delete(DELAY)
     victim = next(e for e in log.all() if e.kind == "Pod" and e.service == "payments")
