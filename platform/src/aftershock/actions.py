@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from aftershock import crowd as crowds
-from aftershock import faults, power, rollouts, settings, targets
+from aftershock import eviction, faults, power, rollouts, settings, targets
 from aftershock.cluster import Cluster
 from aftershock.errors import BadInput, ClusterError, DeadlineExceeded, NotFound, Refused
 
@@ -103,7 +103,7 @@ def drain_node(
             owner = _owner(pod)
             if at_once and (len(moving) >= at_once or owner in moving):
                 continue
-            answer = _evict(cluster, pod, grace_period_s)
+            answer = eviction.evict(cluster, pod, grace_period_s)
             if answer is not None:
                 blocked[_name(pod)] = answer
                 continue
@@ -132,41 +132,6 @@ def _owner(pod: Json) -> str:
     """The uid of what keeps up the number of such pods; empty if nothing does."""
     owners = pod["metadata"].get("ownerReferences") or []
     return next((str(o.get("uid")) for o in owners if o.get("controller")), "")
-
-
-def _evict(cluster: Cluster, pod: Json, grace_period_s: int | None) -> str | None:
-    """Ask for one eviction; None if it was granted or needed no more, else why not (yet)."""
-    meta = pod["metadata"]
-    options: Json = {"preconditions": {"uid": meta["uid"]}}
-    if grace_period_s is not None:
-        options["gracePeriodSeconds"] = grace_period_s
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "deleteOptions": options,
-            "metadata": {"name": meta["name"], "namespace": meta["namespace"]}}  # fmt: skip
-    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/eviction"
-    try:
-        cluster.request("POST", path, body=body)
-    except NotFound:
-        return None
-    except ClusterError as error:
-        if error.status == 429:
-            causes = (error.body.get("details") or {}).get("causes") or []
-            detail = "; ".join(str(c.get("message")) for c in causes if c.get("message"))
-            return f"{error.body.get('message') or error.reason}{f' {detail}' if detail else ''}"
-        if (
-            error.status == 409
-        ):  # its uid is another: it was replaced, which no drain can be after; or it is being changed
-            return None if not _still_there(cluster, pod) else str(error)
-        raise
-    return None
-
-
-def _still_there(cluster: Cluster, pod: Json) -> bool:
-    meta = pod["metadata"]
-    try:
-        live = cluster.request("GET", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}")
-    except NotFound:
-        return False
-    return bool(live["metadata"]["uid"] == meta["uid"])
 
 
 def uncordon_node(name: str, configuration: Configuration = None, secrets: Mapping[str, Any] | None = None) -> Json:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import manifests
+from aftershock import eviction, manifests
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded, NotFound, Refused
 from aftershock.settings import Settings
@@ -150,12 +150,12 @@ def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collectio
         labels = workload["spec"]["selector"].get("matchLabels") or {}
         selector = ",".join(f"{k}={v}" for k, v in labels.items())
         for _ in range(SPREADS_MAX):
-            moved = _misplaced(cluster.list(f"/api/v1/namespaces/{namespace}/pods", selector), onto, roles)
+            pods = {p["metadata"]["name"]: p for p in cluster.list(f"/api/v1/namespaces/{namespace}/pods", selector)}
+            moved = _misplaced(list(pods.values()), onto, roles)
             if moved is None:
                 break
-            path = f"/api/v1/namespaces/{namespace}/pods/{moved}"
-            _evict(cluster, path)
-            _wait_gone(cluster, path)
+            _evict(cluster, pods[moved])
+            _wait_gone(cluster, f"/api/v1/namespaces/{namespace}/pods/{moved}")
             wait_ready(cluster, [{"apiVersion": "apps/v1", "kind": "Deployment", **workload}], READY_S, progress)
 
 
@@ -169,18 +169,12 @@ def _misplaced(pods: Sequence[dict[str, Any]], onto: Collection[str], roles: Map
     return next(str(p["metadata"]["name"]) for p in pods if str(p["spec"].get("nodeName")) == first)
 
 
-def _evict(cluster: Cluster, path: str) -> None:
+def _evict(cluster: Cluster, pod: dict[str, Any]) -> None:
     """Evict a pod as soon as its budget lets it go: what came before may have left others of it unready."""
-    namespace, name = path.split("/")[-3::2]
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
     ends = time.monotonic() + READY_S
-    while True:
-        try:
-            cluster.request("POST", f"{path}/eviction", body=body)
-            return
-        except ClusterError as error:
-            if error.status != 429 or time.monotonic() > ends:  # Too Many Requests: a budget says no
-                raise
+    while (why := eviction.evict(cluster, pod)) is not None:
+        if time.monotonic() > ends:
+            raise ClusterError(f"{pod['metadata']['name']} not evicted within {READY_S:g} s: 429 {why}", status=429)
         time.sleep(0.1)
 
 
