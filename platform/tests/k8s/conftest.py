@@ -23,7 +23,7 @@ from aftershock import settings, testbed
 from aftershock.actions import current_context
 from aftershock.cluster import Cluster
 from aftershock.errors import ClusterError
-from aftershock.undo import UndoJournal
+from aftershock.undo import AWAY, UndoJournal
 
 PROJECT = Path(__file__).parents[3]
 SHOP = "/api/v1/namespaces/shop"
@@ -174,7 +174,7 @@ class Bed:
             ready = {c["type"]: c["status"] for c in node["status"].get("conditions") or []}.get("Ready")
             if ready != "True":
                 return f"node {name} is {ready}"
-            if leaving := [t["key"] for t in node["spec"].get("taints") or [] if t["effect"] == "NoExecute"]:
+            if leaving := [t["key"] for t in node["spec"].get("taints") or [] if t["key"] in AWAY]:
                 return f"node {name} has taints {leaving}"
         return ""
 

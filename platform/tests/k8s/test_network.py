@@ -80,17 +80,8 @@ def town(cluster_context: str, cluster: Cluster) -> Iterator[Town]:
     finally:
         for namespace in ("shop", "default"):
             names = [g["metadata"]["name"] for g in guests.values() if g["metadata"]["namespace"] == namespace]
-            kubectl(
-                cluster_context,
-                "-n",
-                namespace,
-                "delete",
-                "pod",
-                *names,
-                "--ignore-not-found",
-                "--wait=true",
-                "--grace-period=0",
-            )
+            kubectl(cluster_context, "-n", namespace, "delete", "pod", *names,
+                    "--ignore-not-found", "--wait=true", "--grace-period=0")  # fmt: skip
 
 
 def test_every_edge_is_open_and_every_other_shut(town: Town) -> None:

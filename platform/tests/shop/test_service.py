@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -82,29 +82,25 @@ def test_what_a_busy_machine_has_not_let_it_read_is_answered_before_the_end(town
     drain_s = 0.4
     catalog = town.start("catalog", SHOP_DRAIN_S=str(drain_s))
     address = urlsplit(catalog.url)
-    ask = f"GET /healthz HTTP/1.1\r\nHost: {address.hostname}\r\n\r\n".encode()
-    at = (address.hostname or "", address.port or 0)
+    idle, late = (HTTPConnection(address.hostname or "", address.port, timeout=10) for _ in range(2))
 
-    def answered(connection: socket.socket) -> bytes:
-        told = b""
-        while not told.endswith(b"ok\n"):
-            more = connection.recv(4096)
-            assert more, told
-            told += more
-        return told[:12]
+    def answered(connection: HTTPConnection) -> int:
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
-    with socket.create_connection(at, 10) as idle:
-        idle.sendall(ask)
-        assert answered(idle) == b"HTTP/1.1 200"
-        catalog.kill(signal.SIGTERM)
-        until(lambda: _status(catalog.url, "/readyz") == 503, "it says that it is ending")
-        catalog.kill(signal.SIGSTOP)
-        idle.sendall(ask)
-        with socket.create_connection(at, 10) as late:
-            late.sendall(ask)
-            time.sleep(drain_s + 0.1)
-            catalog.kill(signal.SIGCONT)
-            assert [answered(idle), answered(late)] == [b"HTTP/1.1 200"] * 2
+    idle.request("GET", "/healthz")
+    assert answered(idle) == 200
+    catalog.kill(signal.SIGTERM)
+    until(lambda: _status(catalog.url, "/readyz") == 503, "it says that it is ending")
+    catalog.kill(signal.SIGSTOP)
+    for connection in (idle, late):
+        connection.request("GET", "/healthz")
+    time.sleep(drain_s + 0.1)
+    catalog.kill(signal.SIGCONT)
+    assert [answered(idle), answered(late)] == [200, 200]
+    idle.close()
+    late.close()
     assert catalog.gone() == 0
 
 
