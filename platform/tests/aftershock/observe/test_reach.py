@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,61 @@ def test_elsewhere_only_a_way_that_answers_counts(api: Api, cluster: Cluster) ->
         cluster.service_url("shop", "storefront", "https")
     with pytest.raises(NotFound):
         cluster.service_url("shop", "nothing", "http")
+
+
+def test_a_load_balancer_comes_before_a_node_port(api: Api, cluster: Cluster) -> None:
+    serve(api, clusterIP="10.0.0.1", type="LoadBalancer", port={"port": api.port, "nodePort": api.port})
+    _, described = api.routes["GET", SERVICE]({})[:2]
+    assert reach.way_to(cluster, "shop", "storefront", "http").kind == "node-port"  # no address was given to it yet
+    described["status"] = {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}
+    api.routes["GET", SERVICE] = lambda _: (200, described)
+    way = reach.way_to(cluster, "shop", "storefront", "http")
+    assert (way.kind, way.url, way.honest) == ("load-balancer", f"http://127.0.0.1:{api.port}", True)
+
+
+def ingress(api: Api, *rules: dict[str, Any], addresses: tuple[str, ...] = ("127.0.0.9",)) -> None:
+    """The cluster has this Ingress, whose controller says that it listens at these addresses."""
+    group = "/apis/networking.k8s.io/v1"
+    resources = {"resources": [{"name": "ingresses", "kind": "Ingress", "namespaced": True}]}
+    balancer = {"loadBalancer": {"ingress": [{"ip": a} for a in addresses]}}
+    items = [{"metadata": {"name": "storefront"}, "spec": {"rules": list(rules)}, "status": balancer}]
+    api.routes["GET", group] = lambda _: (200, resources)
+    api.routes["GET", f"{group}/namespaces/shop/ingresses"] = lambda _: (200, {"metadata": {}, "items": items})
+
+
+def rule(service: str = "storefront", path: str = "/", **more: str) -> dict[str, Any]:
+    return {"http": {"paths": [{"path": path, "backend": {"service": {"name": service}}}]}, **more}
+
+
+@pytest.mark.parametrize(
+    ("rules", "addresses", "tried"),
+    [
+        ([rule()], ("127.0.0.9",), "127.0.0.9:80"),
+        ([rule()], ("127.0.0.9", "127.0.0.8"), "127.0.0.9:80, 127.0.0.8:80"),
+        ([rule(host="shop.localhost")], ("127.0.0.9",), "shop.localhost:80"),  # asked by the name, wherever it leads
+        ([rule()], (), "nothing to try"),  # no controller took it
+        ([rule(service="cart")], ("127.0.0.9",), "nothing to try"),
+        ([rule(path="/pay")], ("127.0.0.9",), "nothing to try"),
+        ([rule(service="cart"), rule()], ("127.0.0.9",), "127.0.0.9:80"),
+        ([{"host": "shop.localhost"}], ("127.0.0.9",), "nothing to try"),
+    ],
+)
+def test_an_ingress_counts_where_its_root_leads_to_the_service(
+    api: Api, cluster: Cluster, rules: list[dict[str, Any]], addresses: tuple[str, ...], tried: str
+) -> None:
+    serve(api, clusterIP="10.0.0.1")
+    ingress(api, *rules, addresses=addresses)
+    with pytest.raises(ClusterUnreachable, match=re.escape(f"(tried: {tried})")):
+        reach.way_to(cluster, "shop", "storefront", "http")
+
+
+def test_ingresses_that_may_not_be_read_are_no_way(api: Api, cluster: Cluster) -> None:
+    serve(api, clusterIP="10.0.0.1")
+    ingress(api, rule())
+    forbidden = {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "ingresses is forbidden"}
+    api.routes["GET", "/apis/networking.k8s.io/v1/namespaces/shop/ingresses"] = lambda _: (403, forbidden)
+    with pytest.raises(ClusterUnreachable, match="nothing to try"):
+        cluster.service_url("shop", "storefront", "http")
 
 
 def test_timings_from_here_and_answers_that_never_came(api: Api, cluster: Cluster) -> None:
