@@ -91,8 +91,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--load-on",
         choices=("runner", "cluster"),
-        default="runner",
-        help="where the load generator runs: here (runner) or in pods",
+        help="where the load generator runs: here (runner) or in pods (the file's runs_on, else runner)",
     )
     run.add_argument("--rate", type=float, metavar="PER_S", help="offer another rate than the file's")
     writes(run)
@@ -209,6 +208,7 @@ def _graph_url(chosen: argparse.Namespace, configured: Settings) -> str:
 
 def _run(chosen: argparse.Namespace, configured: Settings) -> int:
     from aftershock import experiment, render, run
+    from aftershock.between import Between
 
     if chosen.repeat < 1 or chosen.repeat > 1000:
         raise BadInput("--repeat takes 1 to 1000")
@@ -221,6 +221,7 @@ def _run(chosen: argparse.Namespace, configured: Settings) -> int:
         raise BadInput(
             f"{', '.join(strong)}: has no weak_twin", hint="name one in the file, under extensions aftershock"
         )
+    order = [one for one in tested for _ in range(chosen.repeat)]
     options = run.Options(
         chosen.on,
         chosen.reports,
@@ -229,13 +230,13 @@ def _run(chosen: argparse.Namespace, configured: Settings) -> int:
         _graph_url(chosen, configured),
         chosen.model,
         chosen.load_on,
+        Between() if len(order) > 1 else None,
     )
     rows = []
     with Terminal(no_color=configured.no_color) as terminal:
-        for one in tested:
-            for _ in range(chosen.repeat):
-                terminal.headline(one.name + (" (weak)" if chosen.weak else ""))
-                rows.append(render.row(run.run(one, options, configured, terminal)))
+        for one in order:
+            terminal.headline(one.name + (" (weak)" if chosen.weak else ""))
+            rows.append(render.row(run.run(one, options, configured, terminal)))
     _print(chosen, [r.document() for r in rows], lambda: render.table(rows, configured.no_color))
     return max((r.exit_code for r in rows), key=lambda c: (1, 2, 0).index(c) * -1)
 

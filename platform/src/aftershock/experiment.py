@@ -63,6 +63,7 @@ class Load:
     baseline_s: float
     fault_s: float
     recovery_s: float
+    runs_on: Literal["runner", "cluster"]
 
     @property
     def total_s(self) -> float:
@@ -170,6 +171,7 @@ class _LoadModel(_Strict):
     baseline_s: _Seconds
     fault_s: _Seconds
     recovery_s: _Seconds
+    runs_on: Literal["runner", "cluster"] = "runner"
 
 
 class _SloModel(_Strict):
@@ -332,7 +334,7 @@ class _Reader:
             raise self.bad(("extensions", index, "load", "scenario"), f"{model.scenario}: no such file",
                            "paths are relative to the project, that is a parent folder of the experiment file")  # fmt: skip
         return Load(model.tool, scenario, model.target.service, model.target.port, model.rate_per_s,
-                    model.warm_up_s, model.baseline_s, model.fault_s, model.recovery_s)  # fmt: skip
+                    model.warm_up_s, model.baseline_s, model.fault_s, model.recovery_s, model.runs_on)  # fmt: skip
 
     def activities(self, at: tuple[str | int, ...], value: Any, *, tolerance: bool = False) -> tuple[Activity, ...]:
         if not isinstance(value, list):

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from aftershock.between import Between
     from aftershock.cluster import Cluster
     from aftershock.experiment import Experiment
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 _BED = pytest.StashKey[ExitStack]()
 _CLUSTER: pytest.StashKey[Cluster] = pytest.StashKey()
+_BETWEEN: pytest.StashKey[Between] = pytest.StashKey()
 
 
 class GateError(Exception):
@@ -36,8 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="allow faults on a cluster that pocketkube did not start for you",
     )
-    group.addoption("--aftershock-load-on", default="runner", choices=("runner", "cluster"),
-                    help="where the load generator runs: here or in pods of the cluster (runner)")  # fmt: skip
+    group.addoption("--aftershock-load-on", choices=("runner", "cluster"),
+                    help="where the load generator runs: here or in pods of the cluster (the file's runs_on, else runner)")  # fmt: skip
     group.addoption("--aftershock-reports", metavar="DIR", default="reports", help="where runs are kept (reports)")
     group.addoption(
         "--aftershock-model",
@@ -97,9 +99,9 @@ class ExperimentItem(pytest.Item):
 
         reports = Path(self.config.getoption("--aftershock-reports"))
         options = run.Options(
-            _cluster(self.config, self.tested), reports, self.config.getoption("--aftershock-unleash"), self.weak,
+            _cluster(self.config), reports, self.config.getoption("--aftershock-unleash"), self.weak,
             settings().graph_url or str(reports / "graph.lbug"), self.config.getoption("--aftershock-model"),
-            self.config.getoption("--aftershock-load-on"),
+            self.config.getoption("--aftershock-load-on"), _between(self.config),
         )  # fmt: skip
         folder = run.run(self.tested, options, settings(), silent)
         must = Outcome.FAIL if self.weak else Outcome.PASS
@@ -130,31 +132,26 @@ def _explained(row: Any, verdict: dict[str, Any]) -> Iterator[str]:
     yield f"  report: {row.report}"
 
 
-def _cluster(config: pytest.Config, tested: Experiment) -> str:
-    """The cluster to run on, with the shop spread over its nodes anew where an earlier drain left one empty.
-
-    The local one is started once per session. On a given one pods are moved only off the leash, and only for an experiment on a node.
-    """
+def _cluster(config: pytest.Config) -> str:
+    """The cluster to run on; the local one is started once per session."""
     from aftershock import demo, testbed
-    from aftershock.cluster import Cluster
     from aftershock.progress import silent
     from aftershock.settings import settings
 
-    onto = [
-        str(a.arguments["name"]) for a in tested.actions if a.target in testbed.EMPTYING and a.arguments.get("name")
-    ]
     if given := config.getoption("--aftershock-on"):
-        if onto and tested.expect == "fault" and config.getoption("--aftershock-unleash"):
-            cluster = Cluster.connect(str(given), settings())
-            for namespace in tested.blast_radius.namespaces:
-                testbed.spread(cluster, namespace, silent, onto)
-            cluster.close()
         return str(given)
     if _BED not in config.stash:
         stack = ExitStack()
         bed = testbed.Testbed.of(demo.project_folder(), "pytest")
         config.stash[_CLUSTER] = stack.enter_context(testbed.running(bed, settings(), silent))
         config.stash[_BED] = stack
-    cluster = config.stash[_CLUSTER]
-    testbed.spread(cluster, testbed.NAMESPACE, silent, onto if tested.expect == "fault" else ())
-    return testbed.on(cluster)
+    return testbed.on(config.stash[_CLUSTER])
+
+
+def _between(config: pytest.Config) -> Between:
+    """What knows of the session's earlier experiments."""
+    from aftershock.between import Between
+
+    if _BETWEEN not in config.stash:
+        config.stash[_BETWEEN] = Between()
+    return config.stash[_BETWEEN]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from aftershock import activities, conclude, graph, models, preflight, processes
+from aftershock import activities, conclude, graph, models, permissions, preflight, processes
+from aftershock.between import Between
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, GraphError, Refused
 from aftershock.experiment import Experiment
@@ -31,7 +32,8 @@ class Options:
     weak: bool
     graph: str
     model: str
-    load_on: str = "runner"  # or cluster
+    load_on: str | None = None  # runner or cluster; None leaves it to the experiment
+    between: Between | None = None  # what knows of the runs before, where this is one of a series
 
 
 def run(experiment: Experiment, options: Options, settings: Settings, tell: Teller) -> RunFolder:
@@ -47,9 +49,10 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     models.look(options.model, tell)
     cluster = Cluster.connect(options.on, settings)
     folder = RunFolder.create(options.reports.resolve(), experiment.name, new_run_id())
-    with Session(experiment, cluster, folder, settings, tell, weak=options.weak, load_on=options.load_on) as session:
+    with Session(experiment, cluster, folder, settings, tell, weak=options.weak,
+                 load_on=options.load_on or experiment.load.runs_on) as session:  # fmt: skip
         try:
-            if _begun(session, options.unleash):
+            if _begun(session, options):
                 session.settle()
                 session.store()
         except KeyboardInterrupt:
@@ -62,10 +65,10 @@ def run(experiment: Experiment, options: Options, settings: Settings, tell: Tell
     return folder
 
 
-def _begun(session: Session, unleash: bool) -> bool:
+def _begun(session: Session, options: Options) -> bool:
     """The steps around the fault; False if the run must not begin, True even if it stopped early."""
     try:
-        session.preflight(unleash)
+        session.preflight(options.unleash, options.between)
         session.weaken()
         session.observe()
         session.offer_load()
@@ -89,5 +92,7 @@ def _begun(session: Session, unleash: bool) -> bool:
 def check(experiment: Experiment, on: str, unleash: bool, settings: Settings) -> preflight.Check:
     """What exactly would be hit, whether it may be, and whether it can be undone; changes nothing."""
     cluster = Cluster.connect(on, settings)
+    inside = experiment.blast_radius.namespaces if experiment.load.runs_on == "cluster" else []
+    also = [need for namespace in inside for need in permissions.of_load(cluster, namespace)]
     with UndoJournal.of(settings) as journal:
-        return preflight.check(experiment, cluster, journal, unleash=unleash)
+        return preflight.check(experiment, cluster, journal, unleash=unleash, also=also)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from aftershock import evidence, faults, invariants, judge, lease, manifest, permissions, preflight, processes, weakness
 from aftershock import load as loads
 from aftershock.activities import ActivityRun, Chaos
+from aftershock.between import Between
 from aftershock.cluster import Cluster
 from aftershock.errors import AftershockError, ClusterError, LoadError, Refused
 from aftershock.events import EventLog, now_us
@@ -65,7 +66,7 @@ class Session:
 
     def __init__(
         self, experiment: Experiment, cluster: Cluster, folder: RunFolder, settings: Settings, tell: Teller, *, weak: bool,
-        load_on: str = "runner",
+        load_on: str,
     ) -> None:  # fmt: skip
         self.experiment, self.cluster, self.folder, self.settings, self.tell = (
             experiment,
@@ -123,13 +124,16 @@ class Session:
 
     # The steps, in order
 
-    def preflight(self, unleash: bool) -> None:
-        """See that the fault may be injected and can be undone, and take the namespace's lease. Raises Refused."""
+    def preflight(self, unleash: bool, between: Between | None = None) -> None:
+        """See that the fault may be injected and can be undone, and take the namespace's lease. Raises Refused.
+
+        In a series the cluster is then made ready for this experiment, before its targets count.
+        """
         self.tell("preflight", 0.0)
         self.chaos = Chaos(self.experiment, self.cluster, self.scratch, self.run_id)
         self.plan = preflight.preflight(
             self.experiment, self.cluster, self.journal, unleash=unleash, run_id=self.run_id,
-            targets_later=self.weakness is not None, also=self._permissions(),
+            targets_later=self.weakness is not None or between is not None, also=self._permissions(),
         )  # fmt: skip
         self._stack.callback(self._quietly, self._let_go)
         self._lease = lease.Renewal(self.cluster, self.plan.namespaces, self.run_id)
@@ -138,6 +142,10 @@ class Session:
             self.run_id, self.cluster, self.settings, self.experiment.blast_radius.namespaces
         )
         self._stack.callback(self.watchdog.stop)
+        if between is not None:
+            between.prepare(self.cluster, self.experiment, self.tell)
+            if self.weakness is None:
+                self.plan = preflight.replan(self.plan, self.cluster, self.run_id)
 
     def weaken(self) -> None:
         """Switch the weakness of the weak twin on, if this run is one, and wait until the shop runs with it."""

@@ -13,25 +13,21 @@ import secrets
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aftershock import eviction, manifests
+from aftershock import manifests
 from aftershock.cluster import Cluster
-from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded, NotFound, Refused
+from aftershock.errors import AftershockError, ClusterError, DeadlineExceeded, Refused
 from aftershock.settings import Settings
 
 Progress = Callable[[str, float], None]  # what is under way, and how much of it is done (0 to 1)
 UP_S, READY_S, DOWN_S = 60.0, 90.0, 30.0
 MANAGER = "aftershock-testbed"
 NAMESPACE = "shop"
-ROLE = "aftershock.dev/role"  # a label of nodes; pods prefer those of their own
-SPREADS_MAX = 3
-EMPTYING = ("aftershock.actions.drain_node", "aftershock.actions.power_off_node")  # leave a node without pods
 
 
 @dataclass(frozen=True)
@@ -136,57 +132,6 @@ def start(bed: Testbed, settings: Settings, progress: Progress, *, owned: bool) 
     cluster = Cluster.connect(f"pocket:{bed.name}", settings)
     deploy(cluster, bed.project / "gitops/apps/pocket", progress)
     return cluster
-
-
-def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collection[str] = ()) -> None:
-    """Move a pod of each Deployment that has all its pods on one node, or none on one of `onto`: nothing moves back by itself.
-
-    Each is evicted within its budget and waited for; where its replacement goes is the scheduler's business.
-    """
-    roles = {
-        n["metadata"]["name"]: (n["metadata"].get("labels") or {}).get(ROLE) for n in cluster.list("/api/v1/nodes")
-    }
-    for workload in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
-        labels = workload["spec"]["selector"].get("matchLabels") or {}
-        selector = ",".join(f"{k}={v}" for k, v in labels.items())
-        for _ in range(SPREADS_MAX):
-            pods = {p["metadata"]["name"]: p for p in cluster.list(f"/api/v1/namespaces/{namespace}/pods", selector)}
-            moved = _misplaced(list(pods.values()), onto, roles)
-            if moved is None:
-                break
-            _evict(cluster, pods[moved])
-            _wait_gone(cluster, f"/api/v1/namespaces/{namespace}/pods/{moved}")
-            wait_ready(cluster, [{"apiVersion": "apps/v1", "kind": "Deployment", **workload}], READY_S, progress)
-
-
-def _misplaced(pods: Sequence[dict[str, Any]], onto: Collection[str], roles: Mapping[str, str | None]) -> str | None:
-    """Name of the pod that should go: one on a node of another role than it is wanted on, else one of the fullest node."""
-    nodes = Counter(str(p["spec"].get("nodeName")) for p in pods)
-    if len(pods) < 2 or (len(nodes) > 1 and set(onto) <= set(nodes)):
-        return None
-    wanted = {roles.get(node) for node in onto} or {roles.get(node) for node in nodes}
-    first = max(nodes, key=lambda node: (roles.get(node) not in wanted, nodes[node]))
-    return next(str(p["metadata"]["name"]) for p in pods if str(p["spec"].get("nodeName")) == first)
-
-
-def _evict(cluster: Cluster, pod: dict[str, Any]) -> None:
-    """Evict a pod as soon as its budget lets it go: what came before may have left others of it unready."""
-    ends = time.monotonic() + READY_S
-    while (why := eviction.evict(cluster, pod)) is not None:
-        if time.monotonic() > ends:
-            raise ClusterError(f"{pod['metadata']['name']} not evicted within {READY_S:g} s: 429 {why}", status=429)
-        time.sleep(0.1)
-
-
-def _wait_gone(cluster: Cluster, path: str) -> None:
-    ends = time.monotonic() + READY_S
-    while time.monotonic() < ends:
-        try:
-            cluster.request("GET", path)
-        except NotFound:
-            return
-        time.sleep(0.1)
-    raise DeadlineExceeded(f"{path} did not end within {READY_S:g} s")
 
 
 @contextmanager

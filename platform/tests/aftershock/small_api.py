@@ -66,6 +66,7 @@ class SmallApi:
                 names = {
                     "chaos-mesh.org/v1alpha1": ("networkchaos", "stresschaos"),
                     "apps/v1": ("deployments", "statefulsets"),
+                    "autoscaling/v2": ("horizontalpodautoscalers",),
                 }.get(group, ())
                 entries = [{"name": n, "kind": KINDS.get(n, "StressChaos"), "namespaced": True} for n in names]
                 return (

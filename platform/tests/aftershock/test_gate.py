@@ -223,6 +223,17 @@ def test_what_tests_nothing_is_inconclusive_before_load_starts(
     assert (bed.folder / row["report"]).is_file()
 
 
+def test_a_second_drain_of_one_command_finds_pods_again(bed: Bed) -> None:
+    brief = {"rate_per_s": 10, "warm_up_s": 1, "baseline_s": 2, "fault_s": 8, "recovery_s": 2}
+    path = variant(bed, "body2-drain", "twice", load=brief)
+    rows = json.loads(bed.call("run", str(path), "--repeat", "2", "--json", "--model", "none", code=None))
+    assert len(rows) == 2
+    for row in rows:
+        (fault,) = json.loads((bed.folder / row["report"]).with_name("evidence.json").read_text())["faults"]
+        assert fault["steps"]["observed"] is not None, row
+    bed.clean()
+
+
 def test_a_shop_that_is_down_already_is_inconclusive(bed: Bed) -> None:
     path = "/apis/apps/v1/namespaces/shop/deployments/cart"
     bed.kubectl("PATCH", path, {"spec": {"replicas": 0}})

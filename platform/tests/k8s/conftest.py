@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aftershock import settings, testbed
+from aftershock import between, settings, testbed
 from aftershock.actions import current_context
 from aftershock.cluster import Cluster
 from aftershock.errors import ClusterError
@@ -200,7 +200,7 @@ class Bed:
         if not workloads:
             pytest.fail("there is no shop in namespace shop: kubectl apply -k gitops/apps/k3s", pytrace=False)
         testbed.wait_ready(self.cluster, workloads, HEALTHY_S, lambda text, done: None)
-        testbed.spread(self.cluster, "shop", lambda text, done: None)
+        between.spread(self.cluster, "shop", lambda text, done: None)
 
 
 def until(condition: Callable[[], object], deadline_s: float, told: Callable[[], str] = lambda: "") -> float:
