@@ -16,11 +16,14 @@ class Silence(Exception):
 
 
 class Patience:
-    """Does one thing at a time; `pulse` is a sign of life. After a silence `gone` is set, and the work's thread calls `afterwards`."""
+    """Does one thing at a time; `pulse` is a sign of life. After a silence `gone` is set, and `afterwards` follows the end of the work."""
 
     def __init__(self, afterwards: Callable[[], None]) -> None:
         self._afterwards = afterwards
         self._last = 0.0
+        self._lock = (
+            threading.Lock()
+        )  # whoever comes second, the end of the work or the end of the wait, does what is to be done afterwards
         self.gone = threading.Event()
 
     def pulse(self) -> None:
@@ -36,9 +39,13 @@ class Patience:
                 answer.put((True, work()))
             except BaseException as error:  # raised again in the thread that waits
                 answer.put((False, error))
-            if self.gone.is_set():
+            with self._lock:
+                ended.set()
+                left = self.gone.is_set()
+            if left:
                 self._afterwards()
 
+        ended = threading.Event()
         self.pulse()
         threading.Thread(target=body, name="graph server", daemon=True).start()
         try:
@@ -49,8 +56,12 @@ class Patience:
                 except Empty:
                     if time.monotonic() - self._last >= silent_s:
                         raise Silence(f"no sign of life for {silent_s:g} s") from None
-        except BaseException:
-            self.gone.set()  # also on Ctrl-C: a connection in the middle of an answer serves nobody
+        except BaseException:  # also Ctrl-C: a connection in the middle of an answer serves nobody
+            with self._lock:
+                self.gone.set()
+                late = ended.is_set()
+            if late:  # it ended after the last look, and nobody had left then
+                self._afterwards()
             raise
         if isinstance(value, BaseException) and not good:
             raise value

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from aftershock.graph import patience as module
 from aftershock.graph.patience import Patience, Silence
 
 
@@ -30,6 +31,28 @@ def test_a_silence_ends_the_wait_and_the_thread_cleans_up_later() -> None:
     assert not cleaned.is_set()
     hang.set()
     assert cleaned.wait(10)
+
+
+def test_work_that_ends_in_the_moment_in_which_the_wait_does_is_cleaned_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned, hang = threading.Event(), threading.Event()
+    patience = Patience(cleaned.set)
+
+    class Clock:
+        """When it is read after the deadline, the work ends before the reader learns what time it is."""
+
+        @staticmethod
+        def monotonic() -> float:
+            if (now := time.monotonic()) > begun + 0.1:
+                hang.set()
+                for thread in [t for t in threading.enumerate() if t.name == "graph server"]:
+                    thread.join(10)
+            return now
+
+    monkeypatch.setattr(module, "time", Clock)
+    begun = time.monotonic()
+    with pytest.raises(Silence):
+        patience.do(hang.wait, 0.1)
+    assert cleaned.is_set()
 
 
 def test_signs_of_life_keep_it_waiting() -> None:
