@@ -90,16 +90,21 @@ def test_a_port_forward_is_the_last_way_and_said_to_be_less_honest(bed: Bed) -> 
     assert "less honest" in (bed.reports / "forwarded" / "latest" / "report.html").read_text()
 
 
-def test_a_generator_that_is_deleted_makes_the_run_inconclusive(bed: Bed) -> None:
-    run = bed.run(bed.variant("control", "fallen", load={**SHORT, "fault_s": 30}), "--load-on", "cluster")
-    bed.during(run, begun(bed, "fallen"))
-    (pod,) = load_pods(bed)
-    bed.cluster.request("DELETE", f"{SHOP}/pods/{pod['metadata']['name']}", body={"gracePeriodSeconds": 0})
+@pytest.mark.parametrize(
+    ("tool", "scenario", "role"), [("k6", "checkout.js", "alone"), ("locust", "checkout.py", "worker")]
+)
+def test_a_generator_that_is_deleted_makes_the_run_inconclusive(bed: Bed, tool: str, scenario: str, role: str) -> None:
+    name = f"fallen-{tool}"
+    load = {**SHORT, "fault_s": 30, "tool": tool, "scenario": f"scenarios/{scenario}"}
+    run = bed.run(bed.variant("control", name, load=load), "--load-on", "cluster")
+    bed.during(run, begun(bed, name))
+    pod = next(p["metadata"] for p in load_pods(bed) if p["metadata"]["labels"]["aftershock.dev/role"] == role)
+    bed.cluster.request("DELETE", f"{SHOP}/pods/{pod['name']}", body={"gracePeriodSeconds": 0})
     run.wait(90)
     assert run.returncode == 2
-    load = bed.document("fallen", "evidence.json")["load"]
-    assert load["offered"] is False
-    assert pod["metadata"]["name"] in load["error"]
+    seen = bed.document(name, "evidence.json")["load"]
+    assert seen["offered"] is False
+    assert pod["name"] in seen["error"]
 
 
 def test_a_killed_run_leaves_no_load_behind(bed: Bed) -> None:

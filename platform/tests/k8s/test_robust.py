@@ -105,7 +105,6 @@ def test_the_api_server_is_away_for_twenty_seconds_of_a_fault(bed: Bed) -> None:
     assert evidence["undo"]["pending"] == 0
     assert late_s(bed, "away") < BOUND_S
     bed.clean()
-    bed.calm()
 
 
 def test_the_api_server_does_not_come_back_while_the_run_lasts(bed: Bed) -> None:
