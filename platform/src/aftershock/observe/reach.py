@@ -137,8 +137,9 @@ def way_to(cluster: Cluster, namespace: str, service: str, port: str | int) -> W
         if _answers(host, number):
             return Way(f"http://{_host(host)}:{number}", kind, f"{_KINDS[kind]} {host}:{number}")
         tried.append(f"{host}:{number}")
+    why = f"tried: {', '.join(tried)}" if tried else "no load balancer, NodePort or Ingress leads to it"
     raise ClusterUnreachable(
-        f"Service {namespace}/{service} cannot be reached from here (tried: {', '.join(tried) or 'nothing to try'})",
+        f"Service {namespace}/{service} cannot be reached from here ({why})",
         hint="make it a NodePort or LoadBalancer Service, or run the load inside: --load-on cluster",
     )
 

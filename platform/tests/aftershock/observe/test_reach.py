@@ -24,6 +24,7 @@ from aftershock.slo import Interval
 from .api import PODS, Api, connected, pod, running
 
 SERVICE = "/api/v1/namespaces/shop/services/storefront"
+NOTHING = "no load balancer, NodePort or Ingress leads to it"
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_pocketkube_is_reached_at_the_services_own_address(api: Api, cluster: Cl
 
 def test_elsewhere_only_a_way_that_answers_counts(api: Api, cluster: Cluster) -> None:
     serve(api, clusterIP="10.0.0.1")
-    with pytest.raises(ClusterUnreachable, match="nothing to try"):
+    with pytest.raises(ClusterUnreachable, match=NOTHING):
         cluster.service_url("shop", "storefront", "http")
     serve(api, clusterIP="10.0.0.1", port={"nodePort": 1})
     with pytest.raises(ClusterUnreachable, match=r"tried: 127\.0\.0\.1:1"):
@@ -147,14 +148,18 @@ def rule(service: str = "storefront", path: str = "/", **more: str) -> dict[str,
 @pytest.mark.parametrize(
     ("rules", "addresses", "tried"),
     [
-        ([rule()], ("127.0.0.9",), "127.0.0.9:80"),
-        ([rule()], ("127.0.0.9", "127.0.0.8"), "127.0.0.9:80, 127.0.0.8:80"),
-        ([rule(host="shop.localhost")], ("127.0.0.9",), "shop.localhost:80"),  # asked by the name, wherever it leads
-        ([rule()], (), "nothing to try"),  # no controller took it
-        ([rule(service="cart")], ("127.0.0.9",), "nothing to try"),
-        ([rule(path="/pay")], ("127.0.0.9",), "nothing to try"),
-        ([rule(service="cart"), rule()], ("127.0.0.9",), "127.0.0.9:80"),
-        ([{"host": "shop.localhost"}], ("127.0.0.9",), "nothing to try"),
+        ([rule()], ("127.0.0.9",), "tried: 127.0.0.9:80"),
+        ([rule()], ("127.0.0.9", "127.0.0.8"), "tried: 127.0.0.9:80, 127.0.0.8:80"),
+        (
+            [rule(host="shop.localhost")],
+            ("127.0.0.9",),
+            "tried: shop.localhost:80",
+        ),  # asked by the name, wherever it leads
+        ([rule()], (), NOTHING),  # no controller took it
+        ([rule(service="cart")], ("127.0.0.9",), NOTHING),
+        ([rule(path="/pay")], ("127.0.0.9",), NOTHING),
+        ([rule(service="cart"), rule()], ("127.0.0.9",), "tried: 127.0.0.9:80"),
+        ([{"host": "shop.localhost"}], ("127.0.0.9",), NOTHING),
     ],
 )
 def test_an_ingress_counts_where_its_root_leads_to_the_service(
@@ -162,7 +167,7 @@ def test_an_ingress_counts_where_its_root_leads_to_the_service(
 ) -> None:
     serve(api, clusterIP="10.0.0.1")
     ingress(api, *rules, addresses=addresses)
-    with pytest.raises(ClusterUnreachable, match=re.escape(f"(tried: {tried})")):
+    with pytest.raises(ClusterUnreachable, match=re.escape(f"({tried})")):
         reach.way_to(cluster, "shop", "storefront", "http")
 
 
@@ -171,7 +176,7 @@ def test_ingresses_that_may_not_be_read_are_no_way(api: Api, cluster: Cluster) -
     ingress(api, rule())
     forbidden = {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "ingresses is forbidden"}
     api.routes["GET", "/apis/networking.k8s.io/v1/namespaces/shop/ingresses"] = lambda _: (403, forbidden)
-    with pytest.raises(ClusterUnreachable, match="nothing to try"):
+    with pytest.raises(ClusterUnreachable, match=NOTHING):
         cluster.service_url("shop", "storefront", "http")
 
 
