@@ -1,8 +1,9 @@
 """One run of one experiment, from the file to the report; read this first.
 
-read experiment -> preflight -> (weak twin) -> observers -> load, warm up -> steady state before -> undo entry, inject -> observe -> undo
--> observe recovery -> steady state after -> stop load -> ledger and invariants -> store raw -> judge -> diagnose blind -> graph
--> postmortem, verified -> report. What happens from "judge" on is a function of the run folder alone (`conclude`).
+read experiment -> preflight -> (made ready, in a series) -> (weak twin) -> observers -> load, warm up -> steady state before -> undo
+entry, inject -> observe -> undo -> observe recovery -> steady state after -> stop load -> ledger and invariants -> store raw -> judge
+-> diagnose blind -> graph -> postmortem, verified -> report. What happens from "judge" on is a function of the run folder alone
+(`conclude`).
 """
 
 from __future__ import annotations

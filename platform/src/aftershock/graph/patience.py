@@ -21,9 +21,8 @@ class Patience:
     def __init__(self, afterwards: Callable[[], None]) -> None:
         self._afterwards = afterwards
         self._last = 0.0
-        self._lock = (
-            threading.Lock()
-        )  # whoever comes second, the end of the work or the end of the wait, does what is to be done afterwards
+        # The end of the work and the end of the wait: whichever comes second sees to what is to be done afterwards.
+        self._lock = threading.Lock()
         self.gone = threading.Event()
 
     def pulse(self) -> None:
