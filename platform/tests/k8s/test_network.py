@@ -11,7 +11,7 @@ import pytest
 
 from aftershock.cluster import Cluster
 
-from .conftest import until
+from .conftest import Bed, until
 from .kubectl import apply, guest, kubectl, pod_of
 
 OURS = {"app.kubernetes.io/part-of": "aftershock"}
@@ -106,10 +106,11 @@ def test_names_are_answered_and_the_world_is_not(town: Town) -> None:
     assert tried == "", "no pod of the shop talks to the API server"
 
 
-def test_the_api_server_reaches_what_aftershock_asks_for(cluster: Cluster) -> None:
+def test_the_api_server_reaches_what_aftershock_asks_for(bed: Bed, cluster: Cluster) -> None:
     for service in SERVICES:
         path = f"/api/v1/namespaces/shop/services/{service}:http/proxy/healthz"
-        assert cluster.raw("GET", path)[0] == 200
+        status, said = cluster.raw("GET", path)
+        assert status == 200, f"{service}: {said[:300]!r}"
     for pod in cluster.list("/api/v1/namespaces/shop/pods", label_selector="app.kubernetes.io/part-of=shop"):
         if pod["metadata"]["labels"]["app"] in SERVICES:
             path = f"/api/v1/namespaces/shop/pods/{pod['metadata']['name']}:7070/proxy/metrics"
