@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aftershock import eviction
@@ -21,6 +22,7 @@ from aftershock.testbed import Progress, wait_ready
 READY_S = 90.0
 TAKEN_BACK_S = 420.0  # Kubernetes looks back 300 s before it takes pods back, unless it is told otherwise
 POLL_S = 0.5
+ENDED = frozenset({"Succeeded", "Failed"})
 ROLE = "aftershock.dev/role"  # a label of nodes; pods prefer those of their own
 SPREADS_MAX = 3
 EMPTYING = ("aftershock.actions.drain_node", "aftershock.actions.power_off_node")  # leave a node without pods
@@ -30,7 +32,8 @@ class Between:
     """Before each experiment of a series: waits for autoscalers to be where they were, and spreads pods over a node to be emptied."""
 
     def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}  # path of an autoscaled Deployment: its replicas when the series first came by
+        # Namespace and name of an autoscaled Deployment: the replicas that it wanted when the series first came by.
+        self._sizes: dict[tuple[str, str], int] = {}
 
     def prepare(self, cluster: Cluster, experiment: Experiment, tell: Teller) -> None:
         """Make ready for an experiment that preflight let pass; what cannot be done is told, and the run finds out by itself.
@@ -47,17 +50,14 @@ class Between:
             tell.say(f"warning: {error}")
 
     def _taken_back(self, cluster: Cluster, namespace: str, tell: Teller) -> None:
-        """Wait until no autoscaled Deployment has more replicas than when this series first saw it. Raises DeadlineExceeded."""
+        """Wait until no autoscaled Deployment has more pods than it wanted when this series first saw it. Raises DeadlineExceeded."""
         ends = time.monotonic() + TAKEN_BACK_S
         while True:
             sizes = autoscaled(cluster, namespace)
-            for path, replicas in sizes.items():
-                self._sizes.setdefault(path, replicas)
-            more = [
-                f"{path.rpartition('/')[2]} {n} of {self._sizes[path]}"
-                for path, n in sizes.items()
-                if n > self._sizes[path]
-            ]
+            for name, size in sizes.items():
+                self._sizes.setdefault((namespace, name), size.wanted)
+            more = [f"{name} {most} of {before}" for name, size in sizes.items()
+                    if (most := max(size.wanted, size.there)) > (before := self._sizes[namespace, name])]  # fmt: skip
             if not more:
                 return
             text = f"autoscalers take pods back: {', '.join(more)}"
@@ -74,19 +74,33 @@ def emptied(experiment: Experiment) -> list[str]:
     return [str(a.arguments["name"]) for a in experiment.actions if a.target in EMPTYING and a.arguments.get("name")]
 
 
-def autoscaled(cluster: Cluster, namespace: str) -> dict[str, int]:
-    """Path and wanted replicas of each Deployment that has an autoscaler; none where there are no autoscalers. Raises ClusterError."""
+@dataclass(frozen=True)
+class Size:
+    """Of a Deployment: the replicas that it wants, and the pods that are there, those that are leaving included."""
+
+    wanted: int
+    there: int
+
+
+def autoscaled(cluster: Cluster, namespace: str) -> dict[str, Size]:
+    """Each Deployment that has an autoscaler, by name; none where there are no autoscalers. Raises ClusterError."""
     if cluster.served("autoscaling/v2", "HorizontalPodAutoscaler") is None:
         return {}
-    deployments = f"/apis/apps/v1/namespaces/{namespace}/deployments"
     scalers = cluster.list(f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers")
-    names = {
-        str(s["spec"]["scaleTargetRef"]["name"])
-        for s in scalers
-        if s["spec"]["scaleTargetRef"].get("kind") == "Deployment"
-    }
-    return {f"{deployments}/{d['metadata']['name']}": int(d["spec"].get("replicas", 1))
-            for d in cluster.list(deployments) if d["metadata"]["name"] in names}  # fmt: skip
+    scaled = [s["spec"]["scaleTargetRef"] for s in scalers]
+    names = {str(target["name"]) for target in scaled if target.get("kind") == "Deployment"}
+    sizes = {}
+    for deployment in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
+        if (name := deployment["metadata"]["name"]) in names:
+            pods = cluster.list(f"/api/v1/namespaces/{namespace}/pods", _selector(deployment))
+            there = sum((p.get("status") or {}).get("phase") not in ENDED for p in pods)
+            sizes[name] = Size(int(deployment["spec"].get("replicas", 1)), there)
+    return sizes
+
+
+def _selector(deployment: Mapping[str, Any]) -> str:
+    labels = deployment["spec"]["selector"].get("matchLabels") or {}
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collection[str] = ()) -> None:
@@ -98,8 +112,7 @@ def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collectio
         n["metadata"]["name"]: (n["metadata"].get("labels") or {}).get(ROLE) for n in cluster.list("/api/v1/nodes")
     }
     for workload in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
-        labels = workload["spec"]["selector"].get("matchLabels") or {}
-        selector = ",".join(f"{k}={v}" for k, v in labels.items())
+        selector = _selector(workload)
         for _ in range(SPREADS_MAX):
             pods = {p["metadata"]["name"]: p for p in cluster.list(f"/api/v1/namespaces/{namespace}/pods", selector)}
             moved = _misplaced(list(pods.values()), onto, roles)

@@ -90,13 +90,19 @@ class Heard:
         self.said.append(text)
 
 
-def grown(api: SmallApi, replicas: int) -> None:
-    """Storefront has an autoscaler and this many replicas; cart has none and grows as it likes."""
+def grown(api: SmallApi, replicas: int, there: int) -> None:
+    """Storefront has an autoscaler, wants so many replicas and has these pods; cart has none and grows as it likes."""
     api.groups.add("autoscaling/v2")
     target = {"kind": "Deployment", "name": "storefront"}
     api.put("/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers/storefront", spec={"scaleTargetRef": target})
-    api.put("/apis/apps/v1/namespaces/shop/deployments/storefront", spec={"replicas": replicas})
-    api.put("/apis/apps/v1/namespaces/shop/deployments/cart", spec={"replicas": replicas})
+    for name in ("storefront", "cart"):
+        selector = {"matchLabels": {"app": name}}
+        api.put(f"/apis/apps/v1/namespaces/shop/deployments/{name}", spec={"replicas": replicas, "selector": selector})
+    for path in [path for path in api.objects if path.startswith(f"{PODS}/storefront-")]:
+        del api.objects[path]
+    api.put(f"{PODS}/storefront-evicted", metadata={"labels": {"app": "storefront"}}, status={"phase": "Failed"})
+    for n in range(there):
+        api.put(f"{PODS}/storefront-{n}", metadata={"labels": {"app": "storefront"}}, spec={"nodeName": "body"})
 
 
 CONTROL = experiment.load(PROJECT / "experiments/control.yaml")
@@ -111,13 +117,15 @@ def test_the_next_experiment_waits_until_autoscalers_are_where_they_were(
     with serving(tmp_path) as (api, cluster, _):
         heard = Heard()
         series = Between()
-        grown(api, 2)
+        grown(api, 2, 2)
         series.prepare(cluster, CONTROL, heard)
         assert (heard.works, heard.said) == ([], [])
-        grown(api, 6)
-        heard.then = lambda: grown(api, 2)
+        grown(api, 6, 6)
+        steps = iter([(2, 6), (2, 3), (2, 2)])  # pods that are leaving are there until they are gone
+        heard.then = lambda: grown(api, *next(steps))
         series.prepare(cluster, CONTROL, heard)
-        assert (heard.works, heard.said) == (["autoscalers take pods back: storefront 6 of 2"], [])
+        more = [f"autoscalers take pods back: storefront {n} of 2" for n in (6, 6, 3)]
+        assert (heard.works, heard.said) == (more, [])
 
 
 def test_an_autoscaler_that_keeps_its_pods_is_told_and_the_run_goes_on(
@@ -129,7 +137,7 @@ def test_an_autoscaler_that_keeps_its_pods_is_told_and_the_run_goes_on(
         heard = Heard()
         series = Between()
         for replicas in (2, 6):
-            grown(api, replicas)
+            grown(api, replicas, replicas)
             series.prepare(cluster, CONTROL, heard)
         assert heard.said == ["warning: not within 0.1 s: autoscalers take pods back: storefront 6 of 2"]
 
