@@ -12,17 +12,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aftershock import eviction
+from aftershock import eviction, targets
 from aftershock.cluster import Cluster
 from aftershock.errors import ClusterError, DeadlineExceeded, NotFound
 from aftershock.experiment import Experiment
+from aftershock.observe.summary import finished
 from aftershock.progress import Teller
 from aftershock.testbed import Progress, wait_ready
 
 READY_S = 90.0
 TAKEN_BACK_S = 420.0  # Kubernetes looks back 300 s before it takes pods back, unless it is told otherwise
 POLL_S = 0.5
-ENDED = frozenset({"Succeeded", "Failed"})
 ROLE = "aftershock.dev/role"  # a label of nodes; pods prefer those of their own
 SPREADS_MAX = 3
 EMPTYING = ("aftershock.actions.drain_node", "aftershock.actions.power_off_node")  # leave a node without pods
@@ -92,15 +92,9 @@ def autoscaled(cluster: Cluster, namespace: str) -> dict[str, Size]:
     sizes = {}
     for deployment in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
         if (name := deployment["metadata"]["name"]) in names:
-            pods = cluster.list(f"/api/v1/namespaces/{namespace}/pods", _selector(deployment))
-            there = sum((p.get("status") or {}).get("phase") not in ENDED for p in pods)
+            there = sum(not finished(p) for p in targets.of_workload(cluster, deployment))
             sizes[name] = Size(int(deployment["spec"].get("replicas", 1)), there)
     return sizes
-
-
-def _selector(deployment: Mapping[str, Any]) -> str:
-    labels = deployment["spec"]["selector"].get("matchLabels") or {}
-    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collection[str] = ()) -> None:
@@ -112,9 +106,8 @@ def spread(cluster: Cluster, namespace: str, progress: Progress, onto: Collectio
         n["metadata"]["name"]: (n["metadata"].get("labels") or {}).get(ROLE) for n in cluster.list("/api/v1/nodes")
     }
     for workload in cluster.list(f"/apis/apps/v1/namespaces/{namespace}/deployments"):
-        selector = _selector(workload)
         for _ in range(SPREADS_MAX):
-            pods = {p["metadata"]["name"]: p for p in cluster.list(f"/api/v1/namespaces/{namespace}/pods", selector)}
+            pods = {p["metadata"]["name"]: p for p in targets.of_workload(cluster, workload)}
             moved = _misplaced(list(pods.values()), onto, roles)
             if moved is None:
                 break

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aftershock.errors import BadInput, NotFound
-from aftershock.observe.summary import condition
+from aftershock.observe.summary import condition, finished
 from aftershock.rollouts import image_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def stays(pod: Json) -> str | None:
         return "mirror pod"
     if any(o.get("kind") == "DaemonSet" and o.get("controller") for o in meta.get("ownerReferences") or []):
         return "of a DaemonSet"
-    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+    if finished(pod):
         return "finished"
     return None
 
@@ -93,7 +93,8 @@ def target_of(obj: Json, kind: str) -> Target:
     return Target(kind, meta.get("namespace"), meta["name"], meta.get("uid"), node, None if kind == "Node" else service)
 
 
-def _of_workload(cluster: Cluster, workload: Json) -> list[Json]:
+def of_workload(cluster: Cluster, workload: Mapping[str, Any]) -> list[Json]:
+    """Pods of a Deployment or StatefulSet by its labels, those that are leaving or have ended included."""
     labels = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
     if not labels:
         return []
@@ -220,7 +221,7 @@ def of_scale(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
 def of_whole(plural: str, kind: str) -> Callable[[Cluster, Arguments], Aim]:
     def aim(cluster: Cluster, args: Arguments) -> Aim:
         found = named(cluster, args, plural)
-        behind = [p for w in found for p in _of_workload(cluster, w)] if kind != "Service" else []
+        behind = [p for w in found for p in of_workload(cluster, w)] if kind != "Service" else []
         uids = sorted(str(p["metadata"].get("uid")) for p in behind)
         return Aim(tuple(target_of(w, kind) for w in found), len(found), pods=len(behind), namespaces=frozenset({args["ns"]}),
                    asked={"uids": uids})  # fmt: skip

@@ -170,8 +170,6 @@ def _all_ready(cluster: Cluster, namespace: str, ends: float, what: str, progres
 
 
 def _leaving(cluster: Cluster, live: Mapping[str, Any]) -> str | None:
-    labels = (live["spec"].get("selector") or {}).get("matchLabels") or {}
-    selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    pods = targets.pods(cluster, live["metadata"]["namespace"], selector)
+    pods = targets.of_workload(cluster, live)
     wanted = int(live["spec"].get("replicas", 1))
     return f"{len(pods)} pods, {wanted} wanted" if len(pods) != wanted else None

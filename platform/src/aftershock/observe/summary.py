@@ -156,6 +156,11 @@ SUMMARIES: Mapping[str, Callable[[Object], Summary]] = {
 }  # fmt: skip
 
 
+def finished(pod: Object) -> bool:
+    """Whether a pod has ended, for good or ill, and runs nothing any more."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
 def condition(obj: Object, type_: str) -> Mapping[str, Any]:
     """A condition of an object's status, empty if it has none of this type."""
     found = next((c for c in (obj.get("status") or {}).get("conditions") or [] if c.get("type") == type_), None)

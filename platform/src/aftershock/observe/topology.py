@@ -7,6 +7,7 @@ from typing import Any
 
 from aftershock.cluster import Cluster
 from aftershock.observe.reach import Columns, Table
+from aftershock.observe.summary import finished
 
 CALL_COLUMNS = ("service", "kind", "peer")
 
@@ -26,12 +27,12 @@ def pods(cluster: Cluster, namespaces: Sequence[str], label_selector: str | None
     found = []
     for namespace in namespaces:
         for pod in cluster.list(f"/api/v1/namespaces/{namespace}/pods", label_selector):
-            meta, status = pod["metadata"], pod.get("status") or {}
+            meta = pod["metadata"]
             ours = (meta.get("labels") or {}).get("app.kubernetes.io/part-of") == "aftershock"
-            if ours or status.get("phase") in ("Succeeded", "Failed"):
+            if ours or finished(pod):
                 continue
             found.append({
                 "name": meta["name"], "uid": meta.get("uid"), "service": (meta.get("labels") or {}).get("app"),
-                "node": (pod.get("spec") or {}).get("nodeName"), "ip": status.get("podIP"),
+                "node": (pod.get("spec") or {}).get("nodeName"), "ip": (pod.get("status") or {}).get("podIP"),
             })  # fmt: skip
     return sorted(found, key=lambda p: str(p["name"]))
