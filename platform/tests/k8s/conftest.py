@@ -219,21 +219,27 @@ def until(condition: Callable[[], object], deadline_s: float, told: Callable[[],
 
 
 @pytest.fixture
-def bed(
+def healthy(
     tmp_path_factory: pytest.TempPathFactory, cluster_context: str, cluster: Cluster, programs: dict[str, str]
-) -> Iterator[Bed]:
-    """A healthy shop before, and `nothing_left` after: no fault, cordon, Job, load pod, lease, endpoints or namespace of ours."""
+) -> Bed:
+    """A healthy shop before."""
     made = Bed(tmp_path_factory.mktemp("k8s"), cluster_context, cluster, programs)
     made.healthy()
+    return made
+
+
+@pytest.fixture
+def bed(healthy: Bed) -> Iterator[Bed]:
+    """A healthy shop before, and nothing left after: no fault, cordon, Job, load pod, lease, endpoints or namespace of ours."""
     try:
-        yield made
+        yield healthy
     finally:
-        for process in made.started:  # what a test that failed left running
+        for process in healthy.started:  # what a test that failed left running
             if process.poll() is None:
                 process.kill()
                 process.wait()
     try:
-        made.clean()
+        healthy.clean()
     finally:
-        if made.left():  # one test fails for it, not all that follow
-            made.call("undo", "--on", cluster_context, code=None)
+        if healthy.left():  # one test fails for it, not all that follow
+            healthy.call("undo", "--on", healthy.context, code=None)

@@ -11,7 +11,7 @@ import pytest
 
 from aftershock.cluster import Cluster
 
-from .conftest import Bed, until
+from .conftest import until
 from .kubectl import apply, guest, kubectl, pod_of
 
 OURS = {"app.kubernetes.io/part-of": "aftershock"}
@@ -106,7 +106,8 @@ def test_names_are_answered_and_the_world_is_not(town: Town) -> None:
     assert tried == "", "no pod of the shop talks to the API server"
 
 
-def test_the_api_server_reaches_what_aftershock_asks_for(bed: Bed, cluster: Cluster) -> None:
+@pytest.mark.usefixtures("healthy")
+def test_the_api_server_reaches_what_aftershock_asks_for(cluster: Cluster) -> None:
     for service in SERVICES:
         path = f"/api/v1/namespaces/shop/services/{service}:http/proxy/healthz"
         status, said = cluster.raw("GET", path)
