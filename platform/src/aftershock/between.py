@@ -12,11 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aftershock import eviction, targets
+from aftershock import eviction, faults, targets
 from aftershock.cluster import Cluster
 from aftershock.errors import ClusterError, DeadlineExceeded, NotFound
-from aftershock.experiment import Experiment
 from aftershock.observe.summary import finished
+from aftershock.preflight import Plan
 from aftershock.progress import Teller
 from aftershock.testbed import Progress, wait_ready
 
@@ -25,7 +25,6 @@ TAKEN_BACK_S = 420.0  # Kubernetes looks back 300 s before it takes pods back, u
 POLL_S = 0.5
 ROLE = "aftershock.dev/role"  # a label of nodes; pods prefer those of their own
 SPREADS_MAX = 3
-EMPTYING = ("aftershock.actions.drain_node", "aftershock.actions.power_off_node")  # leave a node without pods
 
 
 class Between:
@@ -35,14 +34,14 @@ class Between:
         # Namespace and name of an autoscaled Deployment: the replicas that it wanted when the series first came by.
         self._sizes: dict[tuple[str, str], int] = {}
 
-    def prepare(self, cluster: Cluster, experiment: Experiment, tell: Teller) -> None:
-        """Make ready for an experiment that preflight let pass; what cannot be done is told, and the run finds out by itself.
+    def prepare(self, cluster: Cluster, plan: Plan, tell: Teller) -> None:
+        """Make ready for what preflight let pass; what cannot be done is told, and the run finds out by itself.
 
         Pods are moved only for an experiment that empties a node, and within their budgets.
         """
-        onto = emptied(experiment)
+        onto = emptied(plan)
         try:
-            for namespace in experiment.blast_radius.namespaces:
+            for namespace in plan.namespaces:
                 self._taken_back(cluster, namespace, tell)
                 if onto:
                     spread(cluster, namespace, tell, onto)
@@ -67,11 +66,16 @@ class Between:
             time.sleep(POLL_S)
 
 
-def emptied(experiment: Experiment) -> list[str]:
-    """Nodes that an experiment leaves without pods; none if that must be refused."""
-    if experiment.expect != "fault":
+def emptied(plan: Plan) -> list[str]:
+    """Nodes that a plan leaves without pods, those without one now included; none if that must be refused."""
+    if plan.experiment.expect != "fault":
         return []
-    return [str(a.arguments["name"]) for a in experiment.actions if a.target in EMPTYING and a.arguments.get("name")]
+    asked = [fault.activity for fault in plan.faults]
+    return [
+        str(a.arguments["name"])
+        for a in asked
+        if (kind := faults.kind_of(a)) and kind.empties and a.arguments.get("name")
+    ]
 
 
 @dataclass(frozen=True)

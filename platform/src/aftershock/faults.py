@@ -66,6 +66,7 @@ class Kind:
     heals: str | None = None
     api: str = ""  # a group version that must be served for this fault to exist on a cluster
     plural: str = ""  # and the resource in it
+    empties: bool = False  # the node that it names is without pods then, and stays so
     undoable: bool = True  # False: only the file's own rollbacks can take it back
     lacks: Callable[[Cluster, Arguments], str | None] = lambda cluster, args: None  # why this cluster cannot have it
 
@@ -292,8 +293,8 @@ _EXEC = Kind(
     "pod-exec", targets.of_kill, _none, lambda args: [Need("create", "", "pods", args["ns"], "exec")], undoable=False
 )
 _CORDON = Kind("node-cordon", targets.of_cordon, _schedulable, _cordon_needs)
-_POWER = Kind("node-power-off", targets.of_power, _power_on, _power_needs, lacks=_powerless)
-_DRAIN = Kind("node-drain", targets.of_drain, _schedulable, _drain_needs)
+_POWER = Kind("node-power-off", targets.of_power, _power_on, _power_needs, empties=True, lacks=_powerless)
+_DRAIN = Kind("node-drain", targets.of_drain, _schedulable, _drain_needs, empties=True)
 
 
 def _scaling(plural: str, kind: str, action: Literal["deployment-scale", "statefulset-scale"]) -> Kind:

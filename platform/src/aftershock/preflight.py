@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aftershock import activities, faults, lease, permissions
 from aftershock.errors import AftershockError, BadInput, ClusterError, ClusterUnreachable, NotFound, Refused
 from aftershock.experiment import Experiment
-from aftershock.faults import Need, Planned
+from aftershock.faults import Kind, Need, Planned
 from aftershock.targets import Target
 from aftershock.verdict import Finding, Outcome
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aftershock.undo import UndoJournal
 
 LABEL = ("aftershock.dev/chaos", "allowed")
-_EMPTYING = frozenset({"node-drain", "node-power-off"})  # after these a node is empty, and stays so
 _SHOWN = 12
 
 
@@ -265,18 +264,18 @@ def _faults(experiment: Experiment, cluster: Cluster, run_id: str) -> tuple[list
                                 error.hint or "check the arguments of the action"))  # fmt: skip
             continue
         planned.append(fault)
-        refusals += _of_fault(fault, known=kind is not None)
+        refusals += _of_fault(fault, kind)
     return planned, refusals
 
 
-def _of_fault(fault: Planned, known: bool) -> Iterator[Finding]:
+def _of_fault(fault: Planned, kind: Kind | None) -> Iterator[Finding]:
     given = ", ".join(f"{key}={value}" for key, value in fault.activity.arguments.items())
     if not fault.aim.targets:
-        text = "matches nothing" if known else "names no target that can be looked up"
+        text = "matches nothing" if kind else "names no target that can be looked up"
         emptied = "no such pod is on that node; nothing moves back by itself: kubectl rollout restart deployment spreads it anew"
-        hint = emptied if fault.action in _EMPTYING else "check namespace and selector"
+        hint = emptied if kind and kind.empties else "check namespace and selector"
         yield _no("targets", f"{fault.activity.name}: {fault.action} {text} ({given})",
-                  hint if known else "give it ns and label_selector, or node_name")  # fmt: skip
+                  hint if kind else "give it ns and label_selector, or node_name")  # fmt: skip
     elif fault.aim.count == 0:
         yield _no("targets", f"{fault.activity.name}: {fault.action} would hit none of {len(fault.aim.targets)} ({given})",
                   "check qty, count and mode")  # fmt: skip

@@ -24,7 +24,7 @@ from aftershock.experiment import Experiment
 from aftershock.folder import RunFolder
 from aftershock.load import offer
 from aftershock.load.remote import RemoteLoad
-from aftershock.observe import clock, topology
+from aftershock.observe import clock, observer, topology
 from aftershock.observe.collector import Collector
 from aftershock.observe.hops import Hops
 from aftershock.observe.ledger import Ledger
@@ -143,7 +143,7 @@ class Session:
         )
         self._stack.callback(self.watchdog.stop)
         if between is not None:
-            between.prepare(self.cluster, self.experiment, self.tell)
+            between.prepare(self.cluster, self.plan, self.tell)
             if self.weakness is None:
                 self.plan = preflight.replan(self.plan, self.cluster, self.run_id)
 
@@ -176,9 +176,9 @@ class Session:
         ]
         with ThreadPoolExecutor(1) as beside:  # a receiver in the cluster takes its time to start
             known = beside.submit(self._look_around, namespaces)
-            for observer in self._observers:
-                self._stack.callback(observer.stop)
-                observer.start()
+            for each in self._observers:
+                self._stack.callback(each.stop)
+                each.start()
         self._known = known.result()
 
     def _look_around(self, namespaces: Sequence[str]) -> dict[str, Any]:
@@ -309,8 +309,7 @@ class Session:
             self.load_facts = self._load.finish(LOAD_ENDS_S)
         self.tell("letting orders settle", None)
         self._check_invariants(SETTLE_S if self.cluster.answers(1.0) else 0.0)  # if not, all that follows hurries
-        for observer in reversed(self._observers):
-            self.reports.append(observer.stop())
+        self.reports += observer.stop(self._observers)
 
     def store(self) -> None:
         """Write everything raw; the verdict follows from these files alone."""

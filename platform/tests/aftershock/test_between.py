@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from aftershock import between, experiment
+from aftershock import between, experiment, preflight
 from aftershock.between import Between
+from aftershock.cluster import Cluster
 from aftershock.errors import ClusterError
 from aftershock.progress import silent
 from tests.aftershock.small_api import SmallApi, serving
@@ -110,6 +111,11 @@ DRAIN = experiment.load(PROJECT / "experiments/body2-drain.yaml")
 REFUSED = experiment.load(PROJECT / "experiments/drain-refused.yaml")
 
 
+def plan(tested: experiment.Experiment, cluster: Cluster) -> preflight.Plan:
+    """What preflight makes of an experiment, whatever speaks against it."""
+    return preflight.Plan(tested, cluster.identity, tuple(preflight._faults(tested, cluster, "r1")[0]))
+
+
 def test_the_next_experiment_waits_until_autoscalers_are_where_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,12 +124,12 @@ def test_the_next_experiment_waits_until_autoscalers_are_where_they_were(
         heard = Heard()
         series = Between()
         grown(api, 2, 2)
-        series.prepare(cluster, CONTROL, heard)
+        series.prepare(cluster, plan(CONTROL, cluster), heard)
         assert (heard.works, heard.said) == ([], [])
         grown(api, 6, 6)
         steps = iter([(2, 6), (2, 3), (2, 2)])  # pods that are leaving are there until they are gone
         heard.then = lambda: grown(api, *next(steps))
-        series.prepare(cluster, CONTROL, heard)
+        series.prepare(cluster, plan(CONTROL, cluster), heard)
         more = [f"autoscalers take pods back: storefront {n} of 2" for n in (6, 6, 3)]
         assert (heard.works, heard.said) == (more, [])
 
@@ -138,7 +144,7 @@ def test_an_autoscaler_that_keeps_its_pods_is_told_and_the_run_goes_on(
         series = Between()
         for replicas in (2, 6):
             grown(api, replicas, replicas)
-            series.prepare(cluster, CONTROL, heard)
+            series.prepare(cluster, plan(CONTROL, cluster), heard)
         assert heard.said == ["warning: not within 0.1 s: autoscalers take pods back: storefront 6 of 2"]
 
 
@@ -149,7 +155,7 @@ def test_pods_move_only_for_a_node_that_will_be_emptied(
     with serving(tmp_path) as (api, cluster, _):
         crowded(api)
         heard = Heard()
-        Between().prepare(cluster, tested, heard)
+        Between().prepare(cluster, plan(tested, cluster), heard)
         assert (f"{PODS}/cart-c" in api.objects) is moves
         assert any(method == "POST" and path.endswith("/eviction") for method, path in api.seen) is moves
         assert heard.said == []

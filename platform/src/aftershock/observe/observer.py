@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -56,3 +57,11 @@ class Observer(Protocol):
 
     def stop(self) -> ObserverReport:
         """End and report; a second call reports the same."""
+
+
+def stop(observers: Sequence[Observer]) -> list[ObserverReport]:
+    """End all at once, since each may wait for a cluster that does not answer; their reports in the order of the observers."""
+    if not observers:
+        return []
+    with ThreadPoolExecutor(len(observers), thread_name_prefix="stop") as pool:
+        return list(pool.map(lambda observer: observer.stop(), observers))
