@@ -1,8 +1,11 @@
-"""Property tests that are the same in each run, and that a busy machine does not fail; in CI no skip where tests were asked for by name."""
+"""Property tests that are the same in each run, and that a busy machine does not fail; in CI no skip where tests were asked for by name;
+Ctrl-C that reaches the programs under test, however the tests were started.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +14,12 @@ settings.register_profile("steady", deadline=None, derandomize=True, suppress_he
 settings.load_profile("steady")
 
 ASKED_FOR = frozenset({"demo", "k8s", "servers"})
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in the background with SIGINT ignored, and each program that we start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
