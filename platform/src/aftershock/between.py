@@ -70,12 +70,8 @@ def emptied(plan: Plan) -> list[str]:
     """Nodes that a plan leaves without pods, those without one now included; none if that must be refused."""
     if plan.experiment.expect != "fault":
         return []
-    asked = [fault.activity for fault in plan.faults]
-    return [
-        str(a.arguments["name"])
-        for a in asked
-        if (kind := faults.kind_of(a)) and kind.empties and a.arguments.get("name")
-    ]
+    emptying = [f.activity for f in plan.faults if (kind := faults.kind_of(f.activity)) and kind.empties]
+    return [str(activity.arguments["name"]) for activity in emptying if activity.arguments.get("name")]
 
 
 @dataclass(frozen=True)

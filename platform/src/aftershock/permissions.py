@@ -62,9 +62,10 @@ def of_weakness(cluster: Cluster, experiment: Experiment, name: str) -> Iterator
             yield Need(verb, version.rpartition("/")[0], resource.plural, patch["metadata"].get("namespace"))
 
 
-def of_load(cluster: Cluster, namespace: str) -> Iterator[Need]:
-    """What load from inside the cluster takes: its pods, what they read, and asking them. Raises ClusterError."""
+def of_load(cluster: Cluster, namespaces: Collection[str]) -> Iterator[Need]:
+    """What load from inside the cluster takes in these namespaces: its pods, what they read, and asking them. Raises ClusterError."""
     jobs = [("batch", "jobs")] if cluster.served("batch/v1", "Job") else []
-    for group, resource in (("", "pods"), ("", "configmaps"), *jobs):
-        for verb in ("create", "get", "delete"):
-            yield Need(verb, group, resource, namespace)
+    for namespace in namespaces:
+        for group, resource in (("", "pods"), ("", "configmaps"), *jobs):
+            for verb in ("create", "get", "delete"):
+                yield Need(verb, group, resource, namespace)

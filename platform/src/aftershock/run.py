@@ -93,7 +93,7 @@ def _begun(session: Session, options: Options) -> bool:
 def check(experiment: Experiment, on: str, unleash: bool, settings: Settings) -> preflight.Check:
     """What exactly would be hit, whether it may be, and whether it can be undone; changes nothing."""
     cluster = Cluster.connect(on, settings)
-    inside = experiment.blast_radius.namespaces if experiment.load.runs_on == "cluster" else []
-    also = [need for namespace in inside for need in permissions.of_load(cluster, namespace)]
+    inside = experiment.load.runs_on == "cluster"
+    also = list(permissions.of_load(cluster, experiment.blast_radius.namespaces)) if inside else []
     with UndoJournal.of(settings) as journal:
         return preflight.check(experiment, cluster, journal, unleash=unleash, also=also)

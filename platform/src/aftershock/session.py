@@ -119,8 +119,7 @@ class Session:
         if self.weakness is not None:
             yield from permissions.of_weakness(self.cluster, self.experiment, self.weakness)
         if self._load_on == "cluster":
-            for namespace in self.experiment.blast_radius.namespaces:
-                yield from permissions.of_load(self.cluster, namespace)
+            yield from permissions.of_load(self.cluster, self.experiment.blast_radius.namespaces)
 
     # The steps, in order
 

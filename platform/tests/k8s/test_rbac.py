@@ -139,7 +139,7 @@ def missing(cluster: Cluster, folder: Path, name: str) -> set[str]:
     experiment = load(PROJECT / f"experiments/{name}.yaml")
     also = [
         *(need for twin in TWINS for need in permissions.of_weakness(cluster, experiment, twin)),
-        *permissions.of_load(cluster, "shop"),
+        *permissions.of_load(cluster, ["shop"]),
     ]
     with UndoJournal.of(settings.read({"XDG_STATE_HOME": str(folder)})) as journal:
         checked = preflight.check(experiment, cluster, journal, unleash=True, also=also)
